@@ -1,0 +1,1 @@
+"""Solvers of meldopt, each registered by an entry point of `meldopt.solvers`."""
