@@ -1,0 +1,1 @@
+"""Thin adapters of optimisation engines: run, bound, incumbent, stop."""

@@ -1,0 +1,215 @@
+"""HiGHS in process: linear models as arrays, live incumbents and bounds."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import highspy
+import numpy as np
+
+from meldopt.errors import SolverError
+
+from .outcome import Outcome
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from meldopt.formulations.linear import LinearModel
+
+    from .outcome import EngineStatus, OnIncumbent
+
+
+def _quiet_class() -> Any:
+    """Return the class behind `highspy.Highs`, whose constructor prints a banner."""
+    return highspy.Highs.__mro__[1]
+
+
+def make_highs(model: LinearModel, *, relax: bool = False) -> Any:
+    """Hand a model to a silent HiGHS; with ``relax`` its columns are continuous."""
+    highs = _quiet_class()()
+    highs.setOptionValue("output_flag", False)
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = model.num_columns, model.num_rows
+    lp.col_cost_ = model.objective
+    lp.col_lower_, lp.col_upper_ = model.col_lower, model.col_upper
+    lp.row_lower_, lp.row_upper_ = model.row_lower, model.row_upper
+    matrix = model.matrix
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = matrix.indptr.astype(np.int32)
+    lp.a_matrix_.index_ = matrix.indices.astype(np.int32)
+    lp.a_matrix_.value_ = matrix.data
+    if not relax and model.integer.any():
+        kinds = highspy.HighsVarType
+        lp.integrality_ = [
+            kinds.kInteger if whole else kinds.kContinuous
+            for whole in model.integer.tolist()
+        ]
+    if highs.passModel(lp) == highspy.HighsStatus.kError:
+        raise SolverError("HiGHS refused the model")
+    return highs
+
+
+def solve_highs(
+    model: LinearModel,
+    *,
+    time_limit: float | None = None,
+    gap: float = 5e-7,
+    nodes: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    start: NDArray[np.float64] | None = None,
+    relax: bool = False,
+    on_incumbent: OnIncumbent | None = None,
+) -> Outcome:
+    """Minimise a linear model with HiGHS.
+
+    Parameters
+    ----------
+    model
+        What to minimise.
+    time_limit
+        Seconds of wall-clock, or None.
+    gap
+        Relative gap at which to stop.
+    nodes
+        Largest number of branch-and-bound nodes: a deterministic budget.
+    seed, threads
+        Random seed; number of threads (HiGHS decides when None).
+    start
+        A solution to start from; values that are nan are left to HiGHS.
+    relax
+        Solve the linear relaxation.
+    on_incumbent
+        Called from the solver's thread; returning True stops it.
+
+    Returns
+    -------
+    Outcome
+        With ``interrupted`` set if Ctrl-C arrived while it ran.
+    """
+    highs = make_highs(model, relax=relax)
+    integral = bool(model.integer.any()) and not relax
+    options: dict[str, Any] = {
+        "random_seed": seed % 2**31,
+        "mip_rel_gap": gap,
+        "mip_abs_gap": 1e-9,
+        "mip_feasibility_tolerance": 1e-7,
+        "primal_feasibility_tolerance": 1e-8,
+        "dual_feasibility_tolerance": 1e-8,
+    }
+    if time_limit is not None:
+        options["time_limit"] = max(time_limit, 0.0)
+    if nodes is not None:
+        options["mip_max_nodes"] = nodes
+    if threads is not None:
+        _quiet_class().resetGlobalScheduler(True)
+        options["threads"] = threads
+    for name, value in options.items():
+        highs.setOptionValue(name, value)
+    if start is not None and integral:
+        known = np.flatnonzero(np.isfinite(start)).astype(np.int32)
+        highs.setSolution(len(known), known, start[known])
+    stop = threading.Event()
+    if integral:
+        _watch(highs, on_incumbent, stop)
+    interrupted = _run(highs, stop)
+    return _outcome(highs, model, integral, interrupted)
+
+
+def _watch(highs: Any, on_incumbent: OnIncumbent | None, stop: threading.Event) -> None:
+    kinds = highspy.cb.HighsCallbackType
+    best: list[Any] = [None]
+
+    def callback(kind: Any, message: str, out: Any, give: Any, data: Any) -> None:
+        if kind == kinds.kCallbackMipImprovingSolution:
+            best[0] = np.array(out.mip_solution)
+        elif kind in (kinds.kCallbackMipInterrupt, kinds.kCallbackMipLogging):
+            if on_incumbent is not None and not stop.is_set():
+                primal, dual = float(out.mip_primal_bound), float(out.mip_dual_bound)
+                solution, best[0] = best[0], None
+                if on_incumbent(
+                    primal if abs(primal) < 1e300 else None,
+                    dual if abs(dual) < 1e300 else None,
+                    solution,
+                ):
+                    stop.set()
+            if stop.is_set() and kind == kinds.kCallbackMipInterrupt:
+                give.user_interrupt = True
+
+    highs.setCallback(callback, None)
+    for kind in (
+        kinds.kCallbackMipImprovingSolution,
+        kinds.kCallbackMipInterrupt,
+        kinds.kCallbackMipLogging,
+    ):
+        highs.startCallback(kind)
+
+
+def _run(highs: Any, stop: threading.Event) -> bool:
+    """Run in a thread, so that Ctrl-C reaches us and not the engine."""
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            highs.run()
+        except Exception as exc:
+            failure.append(exc)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    interrupted = False
+    while thread.is_alive():
+        try:
+            thread.join(0.1)
+        except KeyboardInterrupt:
+            interrupted = True
+            stop.set()
+    if failure:
+        raise SolverError(f"HiGHS failed: {failure[0]}") from failure[0]
+    return interrupted
+
+
+def _outcome(
+    highs: Any, model: LinearModel, integral: bool, interrupted: bool
+) -> Outcome:
+    found = highspy.HighsModelStatus
+    status = highs.getModelStatus()
+    info = highs.getInfo()
+    solution = highs.getSolution()
+    feasible = (
+        info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    )
+    x = np.array(solution.col_value) if feasible and solution.value_valid else None
+    objective = None if x is None else float(model.objective @ x)
+    kind: EngineStatus = "unknown" if x is None else "feasible"
+    bound: float | None = None
+    if status == found.kOptimal:
+        kind = "optimal"
+    elif status == found.kInfeasible:
+        kind = "infeasible"
+    elif status == found.kModelEmpty:
+        kind, x, objective = "optimal", np.zeros(model.num_columns), 0.0
+    elif status in (found.kUnbounded, found.kUnboundedOrInfeasible):
+        # Shares and copies are bounded, so "or infeasible" is what is meant.
+        kind = "infeasible" if status == found.kUnboundedOrInfeasible else "unbounded"
+    elif status in (found.kSolveError, found.kModelError, found.kLoadError):
+        raise SolverError(f"HiGHS ended with {highs.modelStatusToString(status)!r}")
+    if integral:
+        dual = float(info.mip_dual_bound)
+        if np.isfinite(dual) and abs(dual) < 1e300 and kind != "infeasible":
+            bound = dual
+    elif kind == "optimal":
+        bound = objective
+    duals = None
+    if not integral and kind == "optimal" and solution.dual_valid:
+        duals = np.array(solution.row_dual)
+    return Outcome(
+        status=kind,
+        x=x,
+        objective=objective,
+        bound=bound,
+        nodes=max(int(info.mip_node_count), 0),
+        interrupted=interrupted,
+        duals=duals,
+    )

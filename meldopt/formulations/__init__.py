@@ -1,0 +1,1 @@
+"""Problem -> models: linear arrays, MILP, LP over shares, CP-SAT."""

@@ -1,0 +1,1202 @@
+"""Problem -> MILP, both dataflows, with index maps and decoder.
+
+``home``: binary copies ``z`` and continuous shares ``r`` (served), ``u``
+(substituted), ``d`` (pruned) and ``f`` (travels fused). ``roam``: binary copies and
+the products of locations of paired experts, linearised exactly. What tightens the
+relaxation is listed in `TIGHTENINGS` and measured in ``docs/formulations.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from meldopt.costs import linear_costs
+from meldopt.errors import UnsupportedFeatureError
+from meldopt.plan import Plan
+from meldopt.score import budget_pairs
+from meldopt.tolerance import SHARE
+
+from .linear import Block, LinearBuilder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from meldopt.problem import Problem
+
+    from .linear import LinearModel
+
+TIGHTENINGS = {
+    "disaggregated": "r <= z for each demand and copy, not summed over demands",
+    "coverage": "two copies where any single server may fail, not one outside each",
+    "mean": "the busiest server of a layer is at least as busy as the mean of all",
+}
+"""Inequalities that integer points satisfy anyway; each can be left out to measure."""
+
+Entries = list[tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float64]"]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Formulation:
+    """A linear model of a problem and the maps between the two.
+
+    Attributes
+    ----------
+    problem, model
+        What was formulated and the arrays.
+    candidates
+        Expert, place and format of each possible copy, sorted; (C, 3).
+    z
+        Columns of the copies; None when the copies are fixed.
+    blocks
+        Columns of the shares by name: ``r``, ``u``, ``d``, ``f``.
+    """
+
+    problem: Problem
+    model: LinearModel
+    candidates: NDArray[np.int64]
+    z: Block | None
+    blocks: dict[str, Block] = field(default_factory=dict)
+
+    def copies(self, x: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Read the copies off a solution; (C, 3)."""
+        if self.z is None:
+            return self.candidates
+        chosen = x[self.z.start : self.z.stop] > 0.5
+        return self.candidates[chosen]
+
+    def decode(self, x: NDArray[np.float64]) -> Plan:
+        """Turn a solution with integral copies into a plan, shares cleaned."""
+        problem = self.problem
+        copies = self.copies(x)
+        if problem.dataflow == "roam" or not self.blocks:
+            return Plan.of(problem, copies)
+        index = np.full(len(self.candidates), -1, dtype=np.int64)
+        if self.z is None:
+            index = np.arange(len(copies))
+        else:
+            index[x[self.z.start : self.z.stop] > 0.5] = np.arange(len(copies))
+        return clean_plan(self, x, copies, index)
+
+    def encode(self, plan: Plan) -> NDArray[np.float64]:
+        """Return the copies of a plan as values of ``z`` (other columns are nan)."""
+        x = np.full(self.model.num_columns, np.nan)
+        assert self.z is not None
+        key = {tuple(row): c for c, row in enumerate(self.candidates.tolist())}
+        x[self.z.range] = 0.0
+        for row in plan.copies.tolist():
+            c = key.get(tuple(row))
+            if c is not None:
+                x[self.z.start + c] = 1.0
+        return x
+
+
+def clean_plan(
+    form: Formulation,
+    x: NDArray[np.float64],
+    copies: NDArray[np.int64],
+    index: NDArray[np.int64],
+) -> Plan:
+    """Read shares off a solution: drop the tiny, make sums one, fit the widths."""
+    problem, blocks = form.problem, form.blocks
+    app = problem.application_of
+    num_n = problem.num_experts
+
+    def values(name: str) -> NDArray[np.float64]:
+        block = blocks[name]
+        return np.clip(x[block.start : block.stop], 0.0, None)
+
+    rq, rc = blocks["r"].keys
+    r = np.where(index[rc] >= 0, values("r"), 0.0)
+    uq, ui, uc = blocks["u"].keys
+    u = np.where(index[uc] >= 0, values("u"), 0.0)
+    dq, di, dn = blocks["d"].keys
+    d = np.minimum(values("d"), problem.prune_width[app[dq], problem.layer_of[di], dn])
+    r[r < SHARE], u[u < SHARE], d[d < SHARE] = 0.0, 0.0, 0.0
+    ri = form.candidates[rc, 0]
+    key_r, key_u, key_d = rq * num_n + ri, uq * num_n + ui, dq * num_n + di
+    size = problem.num_demands * num_n
+    kept = np.bincount(key_r, weights=r, minlength=size)
+    kept += np.bincount(key_u, weights=u, minlength=size)
+    dropped = np.bincount(key_d, weights=d, minlength=size)
+    # Sums are mended on what is answered; pruned shares stay within their widths.
+    factor = np.where(kept > 0, (1 - dropped) / np.where(kept > 0, kept, 1), 1.0)
+    r, u = r * factor[key_r], u * factor[key_u]
+    fq, fi, fs, fm = blocks["f"].keys
+    f = values("f")
+    place = copies[index[rc], 1] if len(copies) else np.zeros(len(rc), np.int64)
+    at: dict[tuple[int, int, int], tuple[int, float]] = {}
+    for n in np.flatnonzero(r > 0):
+        s = int(problem.server_of[place[n]])
+        at[int(rq[n]), int(ri[n]), s] = int(place[n]), float(r[n])
+    fused, fused_share = [], []
+    for n in np.flatnonzero(f > SHARE):
+        q, i, s, m = int(fq[n]), int(fi[n]), int(fs[n]), int(fm[n])
+        found = at.get((q, i, s))
+        if found is None:
+            continue
+        width = problem.fuse_width[app[q], problem.layer_of[i], m]
+        fused.append((q, i, found[0], m))
+        fused_share.append(min(float(f[n]), float(width) * found[1]))
+    on_r, on_u, on_d = r > 0, u > 0, d > 0
+    return Plan.of(
+        problem,
+        copies,
+        served=np.stack([rq, ri, index[rc]], axis=1)[on_r],
+        served_share=r[on_r],
+        substituted=np.stack([uq, ui, index[uc]], axis=1)[on_u],
+        substituted_share=u[on_u],
+        pruned=np.stack([dq, di, dn], axis=1)[on_d],
+        pruned_share=d[on_d],
+        fused=np.array(fused, dtype=np.int64).reshape(-1, 4),
+        fused_share=np.array(fused_share, dtype=np.float64),
+    )
+
+
+def candidate_copies(problem: Problem) -> NDArray[np.int64]:
+    """Return every copy that may exist, sorted; (C, 3)."""
+    return np.argwhere(problem.copy_allowed()).astype(np.int64)
+
+
+def build_milp(
+    problem: Problem,
+    *,
+    copies: NDArray[np.int64] | None = None,
+    tighten: frozenset[str] | None = None,
+    elastic: frozenset[str] = frozenset(),
+) -> Formulation:
+    """Formulate a problem as a MILP, or as an LP over shares for fixed copies.
+
+    Parameters
+    ----------
+    problem
+        Of either dataflow.
+    copies
+        Fix the copies to these, (C, 3) sorted: what remains is the LP over shares.
+    tighten
+        Names of `TIGHTENINGS` to put in; all by default.
+    elastic
+        Families of rows that may be exceeded, at a cost of one per relative excess
+        instead of the objective: ``memory``, ``compute``, ``link``, ``budget``,
+        ``quality``, ``latency``, ``coverage``, ``count``. `meldopt.check` uses it.
+
+    Raises
+    ------
+    UnsupportedFeatureError
+        In `roam`, if an expert may have several copies: only one is modelled.
+    """
+    tighten = frozenset(TIGHTENINGS) if tighten is None else tighten
+    if problem.dataflow == "roam":
+        if problem.max_copies != 1:
+            raise UnsupportedFeatureError(
+                f"limits.copies: got {problem.max_copies} in roam, expected 1: exact "
+                "models place one copy of an expert there"
+            )
+        return _Roam(problem, copies, tighten, elastic).formulate()
+    return _Home(problem, copies, tighten, elastic).formulate()
+
+
+class _Base:
+    """Rows over copies, which both dataflows share."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        copies: NDArray[np.int64] | None,
+        tighten: frozenset[str],
+        elastic: frozenset[str],
+    ) -> None:
+        self.problem = problem
+        self.builder = LinearBuilder()
+        self.tighten = tighten
+        self.elastic = elastic
+        self.fixed = copies is not None
+        if copies is not None:
+            self.candidates = copies
+        else:
+            fits = "memory" not in elastic
+            allowed = problem.copy_allowed(fits=fits)
+            self.candidates = np.argwhere(allowed).astype(np.int64)
+        self.expert, self.place, self.format = self.candidates.T
+        self.server = problem.server_of[self.place]
+        self.layer = problem.layer_of[self.expert]
+        self.work = problem.work_s(self.expert, self.place, self.format)
+        self.app = problem.application_of
+        self.z: Block | None = None
+        self.scale = 0.0 if elastic else 1.0  # the objective is off in elastic models
+        self.excess: list[tuple[str, Block]] = []
+
+    # -- elastic rows ----------------------------------------------------------------
+    def limit_rows(
+        self,
+        name: str,
+        keys: list[NDArray[np.int64]],
+        entries: Entries,
+        limit: NDArray[np.float64],
+    ) -> None:
+        """Add scaled rows ``<= limit`` for each finite limit, elastic if asked for."""
+        if not len(limit):
+            return
+        if name in self.elastic:
+            unit = np.where(np.abs(limit) > 0, np.abs(limit), 1.0)
+            slack = self.builder.add_columns(f"excess_{name}", keys, cost=1.0)
+            self.excess.append((name, slack))
+            entries = [*entries, (np.arange(len(limit)), slack.range, -unit)]
+        self.builder.add_rows(name, keys, entries, upper=limit, scale=True)
+
+    def copy_columns(self) -> None:
+        lower = np.zeros(len(self.candidates))
+        pinned = {tuple(row) for row in self.problem.pinned.tolist()}
+        missing = set(pinned)
+        if pinned:
+            for c, row in enumerate(self.candidates.tolist()):
+                if tuple(row) in pinned:
+                    lower[c] = 1.0
+                    missing.discard(tuple(row))
+        self.z = self.builder.add_columns(
+            "z",
+            [self.expert, self.place, self.format],
+            lower=lower,
+            upper=1.0,
+            integer=True,
+        )
+        if missing:  # a pinned copy that may not exist: no plan at all
+            self.builder.add_rows("pin", [np.zeros(1)], [], lower=1.0)
+
+    def copy_rows(self, *, one: bool) -> None:
+        """Rows over copies alone; ``one`` places exactly one copy of an expert."""
+        problem, builder, z = self.problem, self.builder, self.z
+        assert z is not None
+        num = problem.num_experts
+        every = np.arange(num)
+        lower = np.full(num, 0.0 if problem.allow_missing else 1.0)
+        if one:  # nothing else answers a call in roam
+            lower[(problem.calls > 0).any(axis=0)] = 1.0
+        upper = np.inf if problem.max_copies is None else float(problem.max_copies)
+        if lower.any() or upper < np.inf:
+            builder.add_rows(
+                "expert",
+                [every],
+                [(self.expert, z.range, 1.0)],
+                lower=lower,
+                upper=upper,
+            )
+        pair = self.expert * problem.num_servers + self.server
+        pairs, inverse, counts = np.unique(
+            pair, return_inverse=True, return_counts=True
+        )
+        several = np.flatnonzero(counts > 1)
+        if len(several) and not (one and upper == 1):
+            position = np.full(len(pairs), -1)
+            position[several] = np.arange(len(several))
+            mine = position[inverse] >= 0
+            builder.add_rows(
+                "one_per_server",
+                [
+                    pairs[several] // problem.num_servers,
+                    pairs[several] % problem.num_servers,
+                ],
+                [(position[inverse][mine], z.range[mine], 1.0)],
+                upper=1.0,
+            )
+        self.memory_rows()
+        self.coverage_rows()
+        for n in range(len(problem.count_rows)):
+            self.count_row(n)
+        self.uniform_rows()
+
+    def memory_rows(self) -> None:
+        problem = self.problem
+        assert self.z is not None
+        size = problem.size_bytes[self.expert, self.format]
+        self.limit_rows(
+            "memory",
+            [np.arange(problem.num_places)],
+            [(self.place, self.z.range, size)],
+            problem.room_bytes,
+        )
+
+    def coverage_rows(self) -> None:
+        problem, builder, z = self.problem, self.builder, self.z
+        assert z is not None
+        every = np.arange(problem.num_experts)
+        sets = problem.failure_sets
+        for n, servers in enumerate(sets):
+            inside = np.isin(self.server, servers)
+            outside = np.flatnonzero(~inside)
+            if problem.allow_missing:
+                held = np.flatnonzero(inside)
+                by_expert = np.flatnonzero(~inside)
+                # z of a copy inside needs some copy of the same expert outside.
+                rows, columns = _joined(self.expert[held], self.expert[by_expert])
+                builder.add_rows(
+                    "coverage",
+                    [np.full(len(held), n), held],
+                    [
+                        (np.arange(len(held)), z.range[held], -1.0),
+                        (rows, z.range[by_expert[columns]], 1.0),
+                    ],
+                    lower=0.0,
+                )
+            else:
+                entries: Entries = [
+                    (self.expert[outside], z.range[outside], np.ones(len(outside)))
+                ]
+                if "coverage" in self.elastic:
+                    slack = builder.add_columns(
+                        "excess_coverage", [np.full(len(every), n), every], cost=1.0
+                    )
+                    self.excess.append(("coverage", slack))
+                    entries.append((every, slack.range, np.ones(len(every))))
+                builder.add_rows(
+                    "coverage", [np.full(len(every), n), every], entries, lower=1.0
+                )
+        singles = {int(servers[0]) for servers in sets if len(servers) == 1}
+        if (
+            "coverage" in self.tighten
+            and "coverage" not in self.elastic
+            and not problem.allow_missing
+            and len(singles) == problem.num_servers > 1
+        ):
+            builder.add_rows(
+                "two_copies", [every], [(self.expert, z.range, 1.0)], lower=2.0
+            )
+
+    def count_row(self, n: int) -> None:
+        problem, builder, z = self.problem, self.builder, self.z
+        assert z is not None
+        row = problem.count_rows[n]
+        inside = np.flatnonzero(
+            np.isin(self.expert, row.experts)
+            & np.isin(self.place, row.places)
+            & np.isin(self.format, row.formats)
+        )
+        entries: Entries = [
+            (np.zeros(len(inside), np.int64), z.range[inside], np.ones(len(inside)))
+        ]
+        lower = -np.inf if row.lower is None else float(row.lower)
+        upper = np.inf if row.upper is None else float(row.upper)
+        if "count" in self.elastic:
+            slack = builder.add_columns("excess_count", [[n, n], [0, 1]], cost=1.0)
+            self.excess.append(("count", slack))
+            entries.append((np.zeros(2, np.int64), slack.range, np.array([1.0, -1.0])))
+        builder.add_rows("count", [[n]], entries, lower=lower, upper=upper)
+
+    def uniform_rows(self) -> None:
+        problem, builder, z = self.problem, self.builder, self.z
+        assert z is not None
+        for n, group in enumerate(problem.uniform_groups):
+            num_b = problem.num_formats
+            y = builder.add_columns(
+                "y", [np.full(num_b, n), np.arange(num_b)], upper=1.0
+            )
+            inside = np.flatnonzero(np.isin(self.expert, group.experts))
+            rows = np.arange(len(inside))
+            builder.add_rows(
+                "uniform",
+                [np.full(len(inside), n), inside],
+                [
+                    (rows, z.range[inside], 1.0),
+                    (rows, y.start + self.format[inside], -1.0),
+                ],
+                upper=0.0,
+            )
+            builder.add_rows(
+                "one_format",
+                [[n]],
+                [(np.zeros(num_b, np.int64), y.range, 1.0)],
+                lower=1.0,
+                upper=1.0,
+            )
+
+    def epigraph(
+        self,
+        name: str,
+        keys: list[NDArray[np.int64]],
+        entries: Entries,
+        group: NDArray[np.int64],
+        cost: NDArray[np.float64],
+    ) -> Block:
+        """Add columns that are at least each of the rows of their group."""
+        top = self.builder.add_columns(
+            f"max_{name}", [np.arange(len(cost))], cost=cost * self.scale, lower=-np.inf
+        )
+        rows = np.arange(len(group))
+        self.builder.add_rows(
+            name,
+            keys,
+            [*entries, (rows, top.range[group], -np.ones(len(group)))],
+            upper=0.0,
+            scale=True,
+        )
+        return top
+
+
+def _joined(
+    left: NDArray[np.int64], right: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return all pairs of positions with equal values; ``right`` must be sorted."""
+    low = np.searchsorted(right, left, side="left")
+    high = np.searchsorted(right, left, side="right")
+    count = high - low
+    rows = np.repeat(np.arange(len(left)), count)
+    offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return rows, np.repeat(low, count) + offset
+
+
+class _Home(_Base):
+    """The dataflow in which the hidden state returns to its home after each layer."""
+
+    def formulate(self) -> Formulation:
+        if not self.fixed:
+            self.copy_columns()
+        self.share_columns()
+        self.share_rows()
+        if not self.fixed:
+            self.copy_rows(one=False)
+        self.capacity_rows()
+        self.application_rows()
+        self.bottleneck()
+        self.fluid()
+        return Formulation(
+            problem=self.problem,
+            model=self.builder.build(objective_scale=1.0 if self.elastic else None),
+            candidates=self.candidates,
+            z=self.z,
+            blocks={"r": self.r, "u": self.u, "d": self.d, "f": self.f},
+        )
+
+    # -- columns ---------------------------------------------------------------------
+    def share_columns(self) -> None:
+        problem, builder = self.problem, self.builder
+        app, costs = self.app, linear_costs(problem)
+        weight = problem.demand_weight[:, None] * problem.calls[app]  # (Q, N)
+        called = problem.calls[app] > 0
+        reach = problem.reachable
+        q, c = np.nonzero(called[:, self.expert] & reach[:, self.layer, self.server])
+        i, g = self.expert[c], app[q]
+        price = costs.net[q, self.layer[c], self.server[c]]
+        price = price + self.work[c] * costs.work_price[self.place[c]]
+        price = price + costs.nat * problem.format_loss[g, i, self.format[c]]
+        self.r = builder.add_columns(
+            "r", [q, c], upper=1.0, cost=weight[q, i] * price * self.scale
+        )
+        self.rate_of = problem.rate[:, None] * problem.calls[app]  # calls/s (Q, N)
+        # Substituted: a copy of the similar expert at the home of the layer.
+        n, c = _joined(problem.similar[:, 1], self.expert)
+        q, m = np.nonzero(
+            called[:, problem.similar[n, 0]]
+            & (problem.source[:, self.layer[c]] == self.server[c])
+        )
+        n, c = n[m], c[m]
+        i, g = problem.similar[n, 0], app[q]
+        self.u_loss = (
+            problem.similar_loss[g, n]
+            + problem.format_loss[g, self.expert[c], self.format[c]]
+        )
+        price = self.work[c] * costs.work_price[self.place[c]] + costs.nat * self.u_loss
+        self.u = builder.add_columns(
+            "u", [q, i, c], upper=1.0, cost=weight[q, i] * price * self.scale
+        )
+        # Pruned.
+        width = problem.prune_width[app][:, problem.layer_of]  # (Q, N, M)
+        q, i, n = np.nonzero((width > 0) & called[..., None])
+        self.d_loss = problem.prune_loss[app[q], problem.layer_of[i], n]
+        self.d = builder.add_columns(
+            "d",
+            [q, i, n],
+            upper=width[q, i, n],
+            cost=weight[q, i] * costs.nat * self.d_loss * self.scale,
+        )
+        # Fused: by server, since a server has one copy of an expert at most.
+        rq, rc = self.r.keys
+        moved = problem.transfer_s + problem.crossed_bytes  # anything to save at all?
+        server = self.server[rc]
+        far = (
+            problem.remote[rq, self.layer[rc], server]
+            & (moved[rq, self.layer[rc], server] > 0)
+            & (problem.fuse_factor < 1)
+        )
+        key = (
+            rq * problem.num_experts + self.expert[rc]
+        ) * problem.num_servers + server
+        self.f_key = np.unique(key[far])
+        m = problem.fuse_width.shape[2]
+        s = self.f_key % problem.num_servers
+        i = self.f_key // problem.num_servers % problem.num_experts
+        q = self.f_key // problem.num_servers // problem.num_experts
+        q, i, s = (np.repeat(array, m) for array in (q, i, s))
+        n = np.tile(np.arange(m), len(self.f_key))
+        layer, g = problem.layer_of[i], app[q]
+        keep = problem.fuse_width[g, layer, n] > 0
+        q, i, s, n, layer, g = (array[keep] for array in (q, i, s, n, layer, g))
+        self.f_loss = problem.fuse_loss[g, layer, n]
+        price = costs.nat * self.f_loss - costs.saved[q, layer, s]
+        self.f = builder.add_columns(
+            "f", [q, i, s, n], upper=1.0, cost=weight[q, i] * price * self.scale
+        )
+
+    # -- rows of shares ----------------------------------------------------------------
+    def share_rows(self) -> None:
+        problem, builder = self.problem, self.builder
+        num_n = problem.num_experts
+        rq, rc = self.r.keys
+        uq, ui, uc = self.u.keys
+        dq, di, _ = self.d.keys
+        key = np.full(problem.num_demands * num_n, -1, dtype=np.int64)
+        called = np.flatnonzero((problem.calls[self.app] > 0).ravel())
+        key[called] = np.arange(len(called))
+        builder.add_rows(
+            "share",
+            [called // num_n, called % num_n],
+            [
+                (key[rq * num_n + self.expert[rc]], self.r.range, 1.0),
+                (key[uq * num_n + ui], self.u.range, 1.0),
+                (key[dq * num_n + di], self.d.range, 1.0),
+            ],
+            lower=1.0,
+            upper=1.0,
+        )
+        self.fuse_rows()
+        if self.z is None:
+            return
+        z = self.z
+        if "disaggregated" in self.tighten:
+            rows = np.arange(self.r.size)
+            builder.add_rows(
+                "open",
+                [rq, rc],
+                [(rows, self.r.range, 1.0), (rows, z.range[rc], -1.0)],
+                upper=0.0,
+            )
+        else:
+            demands = np.bincount(rc, minlength=len(self.candidates))
+            builder.add_rows(
+                "open",
+                [np.arange(len(self.candidates))],
+                [
+                    (rc, self.r.range, 1.0),
+                    (np.arange(len(self.candidates)), z.range, -demands),
+                ],
+                upper=0.0,
+            )
+        rows = np.arange(self.u.size)
+        builder.add_rows(
+            "open_similar",
+            [uq, ui, uc],
+            [(rows, self.u.range, 1.0), (rows, z.range[uc], -1.0)],
+            upper=0.0,
+        )
+
+    def fuse_rows(self) -> None:
+        """``f <= width sum_b r``: the fused share is part of the served one."""
+        problem = self.problem
+        rq, rc = self.r.keys
+        q, i, s, m = self.f.keys
+        if not self.f.size:
+            return
+        num_n, num_s = problem.num_experts, problem.num_servers
+        key_r = (rq * num_n + self.expert[rc]) * num_s + self.server[rc]
+        order = np.argsort(key_r, kind="stable")
+        key_f = (q * num_n + i) * num_s + s
+        rows, found = _joined(key_f, key_r[order])
+        width = problem.fuse_width[self.app[q], problem.layer_of[i], m]
+        self.builder.add_rows(
+            "fuse",
+            [q, i, s, m],
+            [
+                (np.arange(self.f.size), self.f.range, 1.0),
+                (rows, self.r.range[order[found]], -width[rows]),
+            ],
+            upper=0.0,
+        )
+
+    # -- rows of capacity ----------------------------------------------------------
+    def capacity_rows(self) -> None:
+        self.compute_rows()
+        self.link_rows()
+        self.budget_rows()
+
+    def compute_rows(self) -> None:
+        problem = self.problem
+        rq, rc = self.r.keys
+        uq, ui, uc = self.u.keys
+        processor = problem.processor_of[self.place]
+        self.limit_rows(
+            "compute",
+            [np.arange(len(problem.processor_server))],
+            [
+                (
+                    processor[rc],
+                    self.r.range,
+                    self.rate_of[rq, self.expert[rc]] * self.work[rc],
+                ),
+                (processor[uc], self.u.range, self.rate_of[uq, ui] * self.work[uc]),
+            ],
+            np.full(len(problem.processor_server), problem.busy),
+        )
+
+    def link_rows(self) -> None:
+        """Bytes on each directed link, way out and way back on their own routes."""
+        problem = self.problem
+        num_k = len(problem.link_from)
+        if not num_k:
+            return
+        rq, rc = self.r.keys
+        fq, fi, fs, _ = self.f.keys
+        entries: Entries = []
+        crosses = link_crossings(problem)
+        phi = problem.fuse_factor
+        for q, layer, s, columns, amount in (
+            (
+                rq,
+                self.layer[rc],
+                self.server[rc],
+                self.r.range,
+                self.rate_of[rq, self.expert[rc]],
+            ),
+            (
+                fq,
+                problem.layer_of[fi],
+                fs,
+                self.f.range,
+                -(1 - phi) * self.rate_of[fq, fi],
+            ),
+        ):
+            source, sink = problem.source[q, layer], problem.sink[q, layer]
+            for one, other, size in (
+                (source, s, problem.bytes_out),
+                (s, sink, problem.bytes_back),
+            ):
+                if not size:
+                    continue
+                for k in range(num_k):
+                    hit = np.flatnonzero(crosses[k][one, other])
+                    entries.append(
+                        (np.full(len(hit), k), columns[hit], amount[hit] * size)
+                    )
+        self.limit_rows(
+            "link",
+            [np.arange(num_k)],
+            entries,
+            problem.link_busy * problem.link_bandwidth,
+        )
+
+    def budget_rows(self) -> None:
+        problem = self.problem
+        caps = problem.budget_caps
+        if not caps:
+            return
+        rq, rc = self.r.keys
+        fq, fi, fs, _ = self.f.keys
+        entries: Entries = []
+        num_s = problem.num_servers
+        for n, cap in enumerate(caps):
+            counted = np.zeros((num_s, num_s), dtype=bool)
+            for pair in budget_pairs(problem, cap):
+                counted[pair] = True
+            for q, layer, s, columns, amount in (
+                (
+                    rq,
+                    self.layer[rc],
+                    self.server[rc],
+                    self.r.range,
+                    self.rate_of[rq, self.expert[rc]],
+                ),
+                (
+                    fq,
+                    problem.layer_of[fi],
+                    fs,
+                    self.f.range,
+                    -(1 - problem.fuse_factor) * self.rate_of[fq, fi],
+                ),
+            ):
+                hit = counted[problem.source[q, layer], s]
+                if cap.layer is not None:
+                    hit = hit & (layer == cap.layer)
+                hit_ = np.flatnonzero(hit)
+                entries.append((np.full(len(hit_), n), columns[hit_], amount[hit_]))
+        self.limit_rows(
+            "budget",
+            [np.arange(len(caps))],
+            entries,
+            np.array([cap.max_tokens_per_s for cap in caps]),
+        )
+
+    def application_rows(self) -> None:
+        problem, app = self.problem, self.app
+        weight = problem.application_weight[:, None] * problem.calls[app]
+        rq, rc = self.r.keys
+        uq, ui, uc = self.u.keys
+        dq, di, _ = self.d.keys
+        fq, fi, fs, _ = self.f.keys
+        ri = self.expert[rc]
+        time = problem.round_trip_s + problem.transfer_s
+        saved = (1 - problem.fuse_factor) * problem.transfer_s
+        loss_r = problem.format_loss[app[rq], ri, self.format[rc]]
+        time_r = time[rq, self.layer[rc], self.server[rc]] + self.work[rc]
+        for name, limit, parts in (
+            (
+                "quality",
+                problem.quality_budget,
+                (
+                    (self.r, rq, ri, loss_r),
+                    (self.u, uq, ui, self.u_loss),
+                    (self.d, dq, di, self.d_loss),
+                    (self.f, fq, fi, self.f_loss),
+                ),
+            ),
+            (
+                "latency",
+                problem.latency_target,
+                (
+                    (self.r, rq, ri, time_r),
+                    (self.u, uq, ui, self.work[uc]),
+                    (self.f, fq, fi, -saved[fq, problem.layer_of[fi], fs]),
+                ),
+            ),
+        ):
+            limited = np.flatnonzero(np.isfinite(limit))
+            position = np.full(problem.num_applications, -1)
+            position[limited] = np.arange(len(limited))
+            entries: Entries = []
+            for block, q, i, value in parts:
+                row = position[app[q]]
+                mine = np.flatnonzero(row >= 0)
+                entries.append(
+                    (row[mine], block.range[mine], (weight[q, i] * value)[mine])
+                )
+            self.limit_rows(name, [limited], entries, limit[limited])
+
+    # -- terms that are maxima -----------------------------------------------------
+    def bottleneck(self) -> None:
+        problem = self.problem
+        price = problem.weight_of("bottleneck")
+        if not price or self.elastic:
+            return
+        num_l, num_s = problem.num_layers, problem.num_servers
+        weight = problem.demand_weight[:, None] * problem.calls[self.app]
+        rq, rc = self.r.keys
+        uq, ui, uc = self.u.keys
+        layer, server = (array.ravel() for array in np.indices((num_l, num_s)))
+        entries: Entries = [
+            (
+                self.layer[rc] * num_s + self.server[rc],
+                self.r.range,
+                weight[rq, self.expert[rc]] * self.work[rc],
+            ),
+            (
+                problem.layer_of[ui] * num_s + self.server[uc],
+                self.u.range,
+                weight[uq, ui] * self.work[uc],
+            ),
+        ]
+        top = self.epigraph(
+            "bottleneck", [layer, server], entries, layer, np.full(num_l, price)
+        )
+        if "mean" in self.tighten:
+            mean = [
+                (row // num_s, column, value / num_s) for row, column, value in entries
+            ]
+            rows = np.arange(num_l)
+            self.builder.add_rows(
+                "mean",
+                [rows],
+                [*mean, (rows, top.range, -np.ones(num_l))],
+                upper=0.0,
+                scale=True,
+            )
+
+    def fluid(self) -> None:
+        """Add sampled tokens: the slowest server of each layer, shares as they are.
+
+        For `parallel` it is what guides the search; it proves nothing about it.
+        """
+        problem, builder = self.problem, self.builder
+        price = problem.weight_of("fluid") + problem.weight_of("parallel")
+        if not price or self.elastic or not len(problem.sample_demand):
+            return
+        num_s = problem.num_servers
+        chosen = np.sort(problem.sample_experts, axis=2)
+        token, _ = (array.ravel() for array in np.indices(chosen.shape[:2]))
+        table = np.column_stack(
+            [problem.sample_demand[token], chosen.reshape(-1, chosen.shape[2])]
+        )
+        table = table[(table[:, 1:] >= 0).any(axis=1)]
+        groups, count = np.unique(table, axis=0, return_counts=True)
+        num_t = len(groups)
+        t, slot = np.nonzero(groups[:, 1:] >= 0)
+        expert, demand = groups[t, slot + 1], groups[t, 0]
+        cost = count * price / len(problem.sample_demand)
+        rq, rc = self.r.keys
+        num_n = problem.num_experts
+        # Which r belong to each (group, expert): r is sorted by (q, expert).
+        key_r = rq * num_n + self.expert[rc]
+        member, found = _joined(demand * num_n + expert, key_r)
+        server = self.server[rc[found]]
+        layer_t = problem.layer_of[expert]
+        first = np.zeros(num_t, dtype=np.int64)
+        first[t] = layer_t
+        q_t = groups[:, 0]
+        trip = np.where(
+            problem.reachable[q_t, first], problem.round_trip_s[q_t, first], 0.0
+        )
+        transfer = problem.transfer_s[q_t, first]
+        tt, ss = (array.ravel() for array in np.indices((num_t, num_s)))
+        used = builder.add_columns("used", [tt, ss], upper=1.0)
+        sent = builder.add_columns("sent", [tt, ss], upper=1.0)
+        cell = np.arange(len(t))[:, None] * num_s + np.arange(num_s)  # (calls, S)
+        rows = cell.ravel()
+        column = (t[:, None] * num_s + np.arange(num_s)).ravel()
+        keys = [
+            np.repeat(t, num_s),
+            np.repeat(expert, num_s),
+            np.tile(np.arange(num_s), len(t)),
+        ]
+        share: Entries = [
+            (member * num_s + server, self.r.range[found], np.ones(len(found)))
+        ]
+        builder.add_rows(
+            "used", keys, [*share, (rows, used.start + column, -1.0)], upper=0.0
+        )
+        fq, fi, fs, _ = self.f.keys
+        key_f = fq * num_n + fi
+        order = np.argsort(key_f, kind="stable")
+        call, hit = _joined(demand * num_n + expert, key_f[order])
+        hit = order[hit]
+        fused: Entries = [
+            (
+                call * num_s + fs[hit],
+                self.f.range[hit],
+                np.full(len(hit), -(1 - problem.fuse_factor)),
+            )
+        ]
+        builder.add_rows(
+            "sent", keys, [*share, *fused, (rows, sent.start + column, -1.0)], upper=0.0
+        )
+        work: Entries = [
+            (t[member] * num_s + server, self.r.range[found], self.work[rc[found]])
+        ]
+        uq, ui, uc = self.u.keys
+        key_u = uq * num_n + ui
+        order = np.argsort(key_u, kind="stable")
+        call, hit = _joined(demand * num_n + expert, key_u[order])
+        hit = order[hit]
+        work.append(
+            (
+                t[call] * num_s + self.server[uc[hit]],
+                self.u.range[hit],
+                self.work[uc[hit]],
+            )
+        )
+        every = np.arange(num_t * num_s)
+        self.epigraph(
+            "slowest",
+            [tt, ss],
+            [
+                *work,
+                (every, used.range, trip.ravel()),
+                (every, sent.range, transfer.ravel()),
+            ],
+            tt,
+            cost,
+        )
+
+
+def link_crossings(problem: Problem) -> list[NDArray[np.bool_]]:
+    """Say for each link which routes cross it; (K, S, S)."""
+    num = problem.num_servers
+    crossings = [np.zeros((num, num), dtype=np.bool_) for _ in problem.link_from]
+    for s, row in enumerate(problem.route_links):
+        for t, links in enumerate(row):
+            for k in links:
+                crossings[k][s, t] = True
+    return crossings
+
+
+class _Roam(_Base):
+    """The dataflow in which the token stays where its primary expert is.
+
+    Products of the locations of two paired experts are columns ``p`` whose sums over
+    one end are the location of the other (Frieze and Yadegar 1983; Adams and Johnson
+    1994): exact at integral copies, and much stronger than ``p >= x + x' - 1``.
+    """
+
+    def formulate(self) -> Formulation:
+        self.copy_columns()
+        if self.fixed:
+            raise UnsupportedFeatureError("roam has no shares to optimise")
+        self.pair_columns()
+        self.pair_rows()
+        self.trust_rows()
+        self.copy_rows(one=True)
+        self.compute_and_quality_rows()
+        self.move_rows()
+        self.latency_rows()
+        self.bottleneck()
+        return Formulation(
+            problem=self.problem,
+            model=self.builder.build(objective_scale=1.0 if self.elastic else None),
+            candidates=self.candidates,
+            z=self.z,
+        )
+
+    def move_price(self) -> NDArray[np.float64]:
+        """Cost of one traversal between servers, by the weights; (S, S)."""
+        problem = self.problem
+        hops = np.array(
+            [[len(links) for links in row] for row in problem.route_links], dtype=float
+        )
+        price: NDArray[np.float64] = (
+            (problem.weight_of("serial") + problem.weight_of("pair")) * problem.distance
+            + problem.weight_of("traffic") * problem.bytes_out * hops
+            + problem.weight_of("energy")
+            * problem.bytes_out
+            * problem.route_joule_per_byte
+        )
+        return price
+
+    def trust_rows(self) -> None:
+        """Keep experts that an application calls off servers it does not trust."""
+        problem, z = self.problem, self.z
+        assert z is not None
+        called = problem.calls > 0  # (G, N)
+        bad = (called[:, self.expert] & ~problem.trusted[:, self.server]).any(axis=0)
+        bad_ = np.flatnonzero(bad)
+        if len(bad_):
+            self.builder.add_rows(
+                "trust", [bad_], [(np.arange(len(bad_)), z.range[bad_], 1.0)], upper=0.0
+            )
+
+    def pair_columns(self) -> None:
+        problem, builder, z = self.problem, self.builder, self.z
+        assert z is not None
+        num_s = problem.num_servers
+        share = problem.application_rate / problem.total_rate  # (G,)
+        price = self.move_price()
+        # Both directions of a pair share their products.
+        low = problem.pairs.min(axis=1)
+        high = problem.pairs.max(axis=1)
+        key = low * problem.num_experts + high
+        used = (problem.pair_weight > 0).any(axis=0) & (low != high)
+        self.links_of, inverse = np.unique(key[used], return_inverse=True)
+        self.pair_index = np.full(len(key), -1)
+        self.pair_index[used] = inverse
+        self.pair_ends = np.stack(
+            [self.links_of // problem.num_experts, self.links_of % problem.num_experts],
+            axis=1,
+        )
+        num_p = len(self.links_of)
+        n, s, t = (a.ravel() for a in np.indices((num_p, num_s, num_s)))
+        cost = np.zeros((num_p, num_s, num_s))
+        weight = share @ problem.pair_weight if len(problem.pairs) else np.zeros(0)
+        for r in np.flatnonzero(used):
+            forward = problem.pairs[r, 0] == low[r]
+            cost[self.pair_index[r]] += weight[r] * (price if forward else price.T)
+        self.p = builder.add_columns(
+            "p", [n, s, t], upper=1.0, cost=cost.ravel() * self.scale
+        )
+        # Linear parts on z: entry, exit, pairs of an expert with itself, work, loss.
+        linear = np.zeros(len(self.candidates))
+        for q in range(problem.num_demands):
+            home, g = problem.home_of[q], self.app[q]
+            linear += problem.demand_weight[q] * (
+                problem.entry[g, self.expert] * price[home, self.server]
+                + problem.exit[g, self.expert] * price[self.server, home]
+            )
+        for r in np.flatnonzero(low == high):
+            mine = self.expert == low[r]
+            linear[mine] += weight[r] * price[self.server[mine], self.server[mine]]
+        calls = share @ problem.calls  # calls per token, all applications
+        seconds = (
+            problem.weight_of("serial") + problem.weight_of("energy") * problem.power_w
+        )
+        linear += calls[self.expert] * self.work * seconds[self.place]
+        nats = np.einsum("g,gn,gnb->nb", share, problem.calls, problem.format_loss)
+        linear += problem.weight_of("quality") * nats[self.expert, self.format]
+        builder.set_cost(z, linear * self.scale)
+
+    def pair_rows(self) -> None:
+        problem, z = self.problem, self.z
+        assert z is not None
+        num_s, num_p = problem.num_servers, len(self.links_of)
+        n, s, t = self.p.keys
+        for name, end, kept in (("from", 0, s), ("to", 1, t)):
+            rows, found = _joined(self.pair_ends[:, end], self.expert)
+            self.builder.add_rows(
+                f"pair_{name}",
+                [np.repeat(np.arange(num_p), num_s), np.tile(np.arange(num_s), num_p)],
+                [
+                    (n * num_s + kept, self.p.range, 1.0),
+                    (rows * num_s + self.server[found], z.range[found], -1.0),
+                ],
+                lower=0.0,
+                upper=0.0,
+            )
+
+    def move_entries(
+        self,
+        weight: NDArray[np.float64],
+        cost: NDArray[np.float64],
+        layer: int | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Columns and values of traversals per second or token priced by ``cost``."""
+        problem = self.problem
+        num_s = problem.num_servers
+        table = np.zeros((len(self.links_of), num_s, num_s))
+        for r in np.flatnonzero(self.pair_index >= 0):
+            if layer is not None and problem.layer_of[problem.pairs[r, 1]] != layer:
+                continue
+            forward = problem.pairs[r, 0] == self.pair_ends[self.pair_index[r], 0]
+            table[self.pair_index[r]] += weight[r] * (cost if forward else cost.T)
+        flat = table.ravel()
+        used = np.flatnonzero(flat)
+        return self.p.range[used], flat[used]
+
+    def end_values(
+        self,
+        weight: NDArray[np.float64],
+        cost: NDArray[np.float64],
+        *,
+        exits: bool = True,
+    ) -> NDArray[np.float64]:
+        """Values on ``z`` of entries and exits priced by ``cost``; ``weight`` (Q,)."""
+        problem = self.problem
+        value = np.zeros(len(self.candidates))
+        for q in np.flatnonzero(weight):
+            home, g = problem.home_of[q], self.app[q]
+            value += weight[q] * problem.entry[g, self.expert] * cost[home, self.server]
+            if exits:
+                value += (
+                    weight[q] * problem.exit[g, self.expert] * cost[self.server, home]
+                )
+        return value
+
+    def self_values(
+        self,
+        weight: NDArray[np.float64],
+        cost: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Values on ``z`` of pairs of an expert with itself."""
+        problem = self.problem
+        value = np.zeros(len(self.candidates))
+        for r in np.flatnonzero(problem.pairs[:, 0] == problem.pairs[:, 1]):
+            mine = self.expert == problem.pairs[r, 0]
+            value[mine] += weight[r] * cost[self.server[mine], self.server[mine]]
+        return value
+
+    def row_of(
+        self,
+        columns: NDArray[np.int64],
+        values: NDArray[np.float64],
+        on_z: NDArray[np.float64],
+        row: int,
+    ) -> Entries:
+        assert self.z is not None
+        used = np.flatnonzero(on_z)
+        return [
+            (np.full(len(columns), row), columns, values),
+            (np.full(len(used), row), self.z.range[used], on_z[used]),
+        ]
+
+    def compute_and_quality_rows(self) -> None:
+        problem, z = self.problem, self.z
+        assert z is not None
+        calls = problem.application_rate @ problem.calls  # (N,) calls per second
+        self.limit_rows(
+            "compute",
+            [np.arange(len(problem.processor_server))],
+            [
+                (
+                    problem.processor_of[self.place],
+                    z.range,
+                    calls[self.expert] * self.work,
+                )
+            ],
+            np.full(len(problem.processor_server), problem.busy),
+        )
+        limited = np.flatnonzero(np.isfinite(problem.quality_budget))
+        entries: Entries = []
+        for n, g in enumerate(limited):
+            rate = 1.0 if problem.application_rate[g] > 0 else 0.0
+            loss = (
+                problem.calls[g, self.expert]
+                * problem.format_loss[g, self.expert, self.format]
+            )
+            entries += self.row_of(np.zeros(0, np.int64), np.zeros(0), rate * loss, n)
+        self.limit_rows("quality", [limited], entries, problem.quality_budget[limited])
+
+    def move_rows(self) -> None:
+        problem = self.problem
+        rate = problem.application_rate
+        weight = rate @ problem.pair_weight if len(problem.pairs) else np.zeros(0)
+        entries: Entries = []
+        for k, crossing in enumerate(link_crossings(problem)):
+            cost = crossing.astype(np.float64) * problem.bytes_out
+            columns, values = self.move_entries(weight, cost)
+            on_z = self.end_values(problem.rate, cost) + self.self_values(weight, cost)
+            entries += self.row_of(columns, values, on_z, k)
+        self.limit_rows(
+            "link",
+            [np.arange(len(problem.link_from))],
+            entries,
+            problem.link_busy * problem.link_bandwidth,
+        )
+        entries = []
+        num_s = problem.num_servers
+        for n, cap in enumerate(problem.budget_caps):
+            cost = np.zeros((num_s, num_s))
+            for s, t in budget_pairs(problem, cap):
+                cost[s, t] = 1.0
+            columns, values = self.move_entries(weight, cost, cap.layer)
+            on_z = self.end_values(problem.rate, cost, exits=False)
+            if cap.layer is not None:
+                on_z = np.where(self.layer == cap.layer, on_z, 0.0)
+            entries += self.row_of(columns, values, on_z, n)
+        self.limit_rows(
+            "budget",
+            [np.arange(len(problem.budget_caps))],
+            entries,
+            np.array([cap.max_tokens_per_s for cap in problem.budget_caps]),
+        )
+
+    def latency_rows(self) -> None:
+        problem = self.problem
+        limited = np.flatnonzero(np.isfinite(problem.latency_target))
+        entries: Entries = []
+        for n, g in enumerate(limited):
+            if problem.application_rate[g] == 0:
+                continue
+            weight = problem.pair_weight[g]
+            columns, values = self.move_entries(weight, problem.distance)
+            mine = np.where(self.app == g, problem.application_weight, 0.0)
+            on_z = self.end_values(mine, problem.distance)
+            on_z += self.self_values(weight, problem.distance)
+            on_z += problem.calls[g, self.expert] * self.work
+            entries += self.row_of(columns, values, on_z, n)
+        self.limit_rows("latency", [limited], entries, problem.latency_target[limited])
+
+    def bottleneck(self) -> None:
+        problem, z = self.problem, self.z
+        price = problem.weight_of("bottleneck")
+        if not price or self.elastic:
+            return
+        assert z is not None
+        num_l, num_s = problem.num_layers, problem.num_servers
+        calls = problem.application_rate @ problem.calls / problem.total_rate
+        layer, server = (array.ravel() for array in np.indices((num_l, num_s)))
+        self.epigraph(
+            "bottleneck",
+            [layer, server],
+            [
+                (
+                    self.layer * num_s + self.server,
+                    z.range,
+                    calls[self.expert] * self.work,
+                )
+            ],
+            layer,
+            np.full(num_l, price),
+        )

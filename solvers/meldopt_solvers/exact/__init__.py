@@ -1,0 +1,1 @@
+"""Solvers that prove: integer programmes and constraint programming."""
