@@ -27,8 +27,12 @@ def trivial_bound(problem: Problem) -> float:
     if problem.dataflow == "roam":
         return _roam(problem)
     bound = _linear(problem) + _bottleneck(problem) + _sampled(problem)
-    # Sums are taken in another order than in `score`.
-    return bound - 1e-12 * abs(bound)
+    return _safe(bound)
+
+
+def _safe(bound: float) -> float:
+    """Give way by rounding: `score` adds up in another order. Inf stays inf."""
+    return bound - 1e-12 * abs(bound) if np.isfinite(bound) else bound
 
 
 def cheapest_copies(
@@ -157,9 +161,9 @@ def _sampled(problem: Problem) -> float:
             by_server = np.full((problem.num_servers, len(chosen)), np.inf)
             np.minimum.at(by_server, problem.server_of, each)
             total += parallel * float(by_server.min(axis=0).max())
-            with np.errstate(divide="ignore"):
-                speed = (1 / np.maximum(by_server, 1e-300)).sum(axis=0)
-            total += fluid * float((1 / speed).max())
+            speed = (1 / np.maximum(by_server, 1e-300)).sum(axis=0)
+            if (speed > 0).all():
+                total += fluid * float((1 / speed).max())
     return total / len(problem.sample_demand)
 
 
@@ -187,4 +191,4 @@ def _roam(problem: Problem) -> float:
         work = cheapest_copies(problem, 0.0, np.ones(problem.num_places)).min(axis=1)
         even = _sum(share[:, None] * problem.calls, work) / problem.num_servers
         total += bottleneck * even
-    return total - 1e-12 * abs(total)
+    return _safe(total)

@@ -37,6 +37,28 @@ DISK_READ = 2e9
 RAM_READ = 25e9
 """Bytes/s of a RAM tier whose device has no host link; PCIe 4.0 x16 in practice."""
 
+PROFILE_ARRAYS = (
+    "calls",
+    "parameters",
+    "size",
+    "loss",
+    "kl",
+    "kl_calls",
+    "prune_width",
+    "prune_loss",
+    "fuse_width",
+    "fuse_loss",
+    "similar",
+    "similar_loss",
+    "pairs",
+    "pair_weight",
+    "entry",
+    "exit",
+    "sample_experts",
+    "sample_domain",
+)
+"""Every array that a model profile may hold; ``docs/files.md`` says what each is."""
+
 
 def build_problem(instance: Instance) -> Problem:
     """Check an instance and index it.
@@ -157,12 +179,19 @@ class _Builder:
         spec = self.spec
         if not spec.name or "\n" in spec.name:
             self.fail("name", f"got {spec.name!r}, expected a name on one line")
+        for array in self.instance.arrays:
+            if array not in PROFILE_ARRAYS:
+                known = ", ".join(PROFILE_ARRAYS)
+                self.fail(
+                    f"model.profile.{array}", f"unknown array, expected one of: {known}"
+                )
         if not spec.cluster.servers:
             self.fail("cluster.servers", "got none, expected at least one server")
         self.unique([server.name for server in spec.cluster.servers], "cluster.servers")
         self.servers = [server.name for server in spec.cluster.servers]
         self.formats = self.read_formats()
         self.model = model = self.read_model()
+        self.bounded(spec.model.calibration, "model.calibration")
         self.num_experts = len(model.layer_of)
         self.num_layers = len(model.layer_ids)
         size = self.read_sizes()
@@ -198,6 +227,9 @@ class _Builder:
         )
         if limits.copies is not None and limits.copies < 1:
             self.fail("limits.copies", f"got {limits.copies}, expected at least 1")
+        allowed = np.array(places.runs, dtype=np.bool_)
+        forbidden = self.read_copies(limits.forbid, "limits.forbid", places)
+        self.check_places(allowed, forbidden)
         roam = spec.dataflow == "roam"
         if roam:
             prune_width, prune_loss = prune_width[..., :0], prune_loss[..., :0]
@@ -298,10 +330,10 @@ class _Builder:
             # Tokens that roam find one copy of an expert unless the instance says more.
             max_copies=(limits.copies or 1) if roam else limits.copies,
             allow_missing=limits.allow_missing,
-            allowed=np.array(places.runs, dtype=np.bool_),
-            forbidden=self.read_copies(limits.forbid, "limits.forbid", places),
+            allowed=allowed,
+            forbidden=forbidden,
             pinned=self.read_copies(limits.pin, "limits.pin", places, one=True),
-            weights=self.read_weights(),
+            weights=self.read_weights(len(sample_demand)),
         )
 
     # -- formats and model -----------------------------------------------------------
@@ -348,8 +380,13 @@ class _Builder:
                 facts = catalogue.model(written.catalogue)
             except CatalogueError as exc:
                 self.fail("model.catalogue", str(exc))
-        layers = written.layers or (facts.moe_layers if facts else None)
-        experts = written.experts or (facts.experts if facts else None)
+        layers, experts = written.layers, written.experts
+        top_k, hidden = written.top_k, written.hidden_size
+        if facts is not None:
+            layers = facts.moe_layers if layers is None else layers
+            experts = facts.experts if experts is None else experts
+            top_k = facts.top_k if top_k is None else top_k
+            hidden = facts.hidden_size if hidden is None else hidden
         if layers is None or experts is None:
             self.fail(
                 "model", "got no layers and experts, expected them or a catalogue name"
@@ -361,7 +398,6 @@ class _Builder:
                 f"got {len(per_layer)} layers of {min(per_layer, default=0)} or more "
                 f"experts, expected {layers} layers (at least one) of at least one",
             )
-        top_k = written.top_k or (facts.top_k if facts else None)
         if top_k is None:
             self.fail("model.top_k", "missing, expected calls per token and layer")
         self.bounded(top_k, "model.top_k", strict=True)
@@ -375,8 +411,9 @@ class _Builder:
             self.bounded(each, "model.parameters_per_expert")
             parameters = np.full(num, each, dtype=np.float64)
         self.nonnegative("parameters", parameters)
-        hidden = written.hidden_size or (facts.hidden_size if facts else 0)
-        state = hidden * self.bounded(written.activation_bits, "model.activation_bits")
+        state = self.bounded(hidden or 0, "model.hidden_size") * self.bounded(
+            written.activation_bits, "model.activation_bits"
+        )
         out, back = (
             state / 8
             if value is None
@@ -550,8 +587,7 @@ class _Builder:
             self.index(columns, name, "model.loss_formats", "measured format")
             for name in names
         ]
-        calibration = self.bounded(self.spec.model.calibration, "model.calibration")
-        return self.mixed(loss[:, :, pick], mixes) * calibration
+        return self.mixed(loss[:, :, pick], mixes) * self.spec.model.calibration
 
     def per_call(self, kl: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn KL in nats per token into nats per call.
@@ -753,7 +789,18 @@ class _Builder:
             q = int(np.argmax(weight[:, d] / (given[:, d] + 1)))
             given[q, d] += 1
             demand[t] = q
-        return chosen[keep], demand[keep]
+        chosen, demand = chosen[keep], demand[keep]
+        # A share of an expert that is never called is no variable of any model.
+        app = np.array(application_of, dtype=np.int64)[demand]
+        calls = (mixes @ self.domain_calls)[app[:, None, None], chosen]
+        for t, layer, slot in np.argwhere((chosen >= 0) & (calls <= 0)):
+            self.fail(
+                "model.profile.sample_experts",
+                f"got expert {chosen[t, layer, slot] - self.model.layer_start[layer]} "
+                f"of layer {layer}, which 'calls' says is never called, expected "
+                "calls > 0 of every sampled expert",
+            )
+        return chosen, demand
 
     # -- cluster -----------------------------------------------------------------------
     def read_places(self) -> _Places:
@@ -1048,6 +1095,13 @@ class _Builder:
                 trusted[
                     g, self.index(self.servers, name, f"{where}[{position}]", "server")
                 ] = True
+            for position, name in enumerate(self.spec.workload.hosts or []):
+                if not trusted[g, self.servers.index(name)]:
+                    self.fail(
+                        where,
+                        f"got a list without {name!r}, workload.hosts[{position}], "
+                        "which sees every token; expected every host to be trusted",
+                    )
             for home, owner in zip(homes, application_of, strict=True):
                 if owner == g and not trusted[g, home]:
                     self.fail(
@@ -1100,7 +1154,7 @@ class _Builder:
                         f"{where}.experts", f"got {expert}, expected 0 to {width - 1}"
                     )
                 found.append(int(start[layer]) + expert)
-        return np.array(found, dtype=np.int64)
+        return np.unique(np.array(found, dtype=np.int64))
 
     def read_counts(self, places: _Places) -> tuple[CountRow, ...]:
         rows: list[CountRow] = []
@@ -1122,9 +1176,12 @@ class _Builder:
         formats = np.array(
             range(len(names))
             if row.formats is None
-            else [
-                self.index(names, f, f"{where}.formats", "format") for f in row.formats
-            ],
+            else sorted(
+                {
+                    self.index(names, f, f"{where}.formats", "format")
+                    for f in row.formats
+                }
+            ),
             dtype=np.int64,
         )
         layer_sets: list[list[int] | None] = (
@@ -1279,7 +1336,25 @@ class _Builder:
             )
         return np.array(sorted(found), dtype=np.int64).reshape(-1, 3)
 
-    def read_weights(self) -> NDArray[np.float64]:
+    def check_places(
+        self, allowed: NDArray[np.bool_], forbidden: NDArray[np.int64]
+    ) -> None:
+        """Refuse an expert that no place may hold in any format, whatever its room."""
+        if self.spec.limits.allow_missing:
+            return
+        runs = allowed[forbidden[:, 1], forbidden[:, 2]]
+        lost = np.bincount(forbidden[runs, 0], minlength=self.num_experts)
+        gone = np.flatnonzero(lost >= allowed.sum())
+        if len(gone):
+            layer = int(self.model.layer_of[gone[0]])
+            expert = int(gone[0] - self.model.layer_start[layer])
+            self.fail(
+                "limits.forbid" if allowed.any() else "cluster.servers",
+                f"got no place that may hold expert {expert} of layer {layer} in any "
+                "format, expected one",
+            )
+
+    def read_weights(self, num_samples: int) -> NDArray[np.float64]:
         objective = self.spec.objective
         weights = np.array([getattr(objective, term) for term in TERMS])
         for term, weight in zip(TERMS, weights, strict=True):
@@ -1295,10 +1370,11 @@ class _Builder:
                     "term",
                 )
         if (weights[TERMS.index("parallel")] or weights[TERMS.index("fluid")]) and (
-            "sample_experts" not in self.instance.arrays
+            not num_samples
         ):
             self.fail(
                 "model.profile.sample_experts",
-                "missing, expected sampled tokens for the term 'parallel' or 'fluid'",
+                "missing, or no token is of a domain in use; expected sampled tokens "
+                "for the term 'parallel' or 'fluid'",
             )
         return weights.astype(np.float64)

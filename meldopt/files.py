@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,6 +63,8 @@ def decode(data: bytes, kind: type[T], source: str) -> T:
         raise FileFormatError(f"{source}: {_place(exc)}") from exc
     except msgspec.DecodeError as exc:
         raise FileFormatError(f"{source}: is not valid JSON: {exc}") from exc
+    except RecursionError as exc:
+        raise FileFormatError(f"{source}: is nested too deep") from exc
     if version > FORMAT_VERSION:
         raise FileFormatError(
             f"{source}: $.format_version: got {version}, expected at most "
@@ -124,13 +127,24 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read every array of an ``.npz``; pickled objects are refused."""
+    import io
+
     import numpy as np
 
-    read_bytes(path)
+    # From memory: numpy leaves the file open when it is no archive.
+    data = io.BytesIO(read_bytes(path))
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(data, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as exc:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,  # a .npy instead
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as exc:
         raise FileFormatError(
             f"{path}: is no readable .npz (truncated, or not arrays): {exc}"
         ) from exc

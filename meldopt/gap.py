@@ -7,6 +7,11 @@ import math
 from .errors import SolverError
 from .tolerance import OPTIMALITY, allowed
 
+ROUNDING = 1e-9
+"""Absolute error of a bound that is taken for rounding, in the unit of the objective.
+
+Lowering a bound is always sound; this only decides when it is called wrong."""
+
 
 def relative_gap(objective: float, bound: float | None) -> float | None:
     """Return ``(objective - bound) / |objective|``, or none where it says nothing.
@@ -50,7 +55,7 @@ def clip_bound(objective: float, bound: float, *, who: str) -> float:
     """
     if bound <= objective:
         return bound
-    if bound - objective > OPTIMALITY * max(abs(objective), abs(bound)) + 1e-12:
+    if bound - objective > max(ROUNDING, OPTIMALITY * abs(objective)):
         raise SolverError(
             f"{who}: got bound {bound!r} above the objective {objective!r} of a "
             "feasible plan, expected at most the objective"

@@ -1,12 +1,13 @@
 """What an instance file holds: typed, strict, written by people.
 
 An `Instance` is the pair of a small JSON document (`InstanceSpec`) and the big arrays
-that sit in an ``.npz`` beside it. `meldopt.problem.build_problem` turns it into the
+that sit in an ``.npz`` beside it. `meldopt.builder.build_problem` turns it into the
 checked, indexed arrays that solvers read.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +28,7 @@ from .files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -279,6 +280,19 @@ class Instance:
     def __post_init__(self) -> None:
         import numpy as np
 
+        # One spelling for what means the same, hence one digest: defaults are left
+        # out, and a whole number where a decimal one is meant becomes one.
+        try:
+            written = _written(self.spec)
+            spec = msgspec.convert(written, InstanceSpec)
+        except (msgspec.ValidationError, TypeError, OverflowError) as exc:
+            raise InstanceError(f"{self.source or self.spec.name}: {exc}") from exc
+        for place, number in _not_finite(written, "$"):
+            raise InstanceError(
+                f"{self.source or self.spec.name}: {place}: got {number}, expected a "
+                "finite number"
+            )
+        object.__setattr__(self, "spec", spec)
         frozen = {}
         for name in sorted(self.arrays):
             array = np.array(self.arrays[name])
@@ -325,6 +339,41 @@ class Instance:
         )
 
 
+def _written(value: Any) -> Any:
+    """Turn a document into plain values; what equals its default is left out.
+
+    ``omit_defaults`` looks at identity: it keeps a default that was written out.
+    """
+    if isinstance(value, msgspec.Struct):
+        plain = {}
+        for part in msgspec.structs.fields(value):
+            item = getattr(value, part.name)
+            default = part.default
+            if part.default_factory is not msgspec.NODEFAULT:
+                default = part.default_factory()
+            if default is msgspec.NODEFAULT or item != default:
+                plain[part.encode_name] = _written(item)
+        return plain
+    if isinstance(value, dict):
+        return {key: _written(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(item) for item in value]
+    return value
+
+
+def _not_finite(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """Find what JSON cannot say: it would be written as null."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield from _not_finite(item, f"{place}[{position}]")
+
+
 def _restore(
     spec: InstanceSpec, arrays: dict[str, NDArray[Any]], source: str
 ) -> Instance:
@@ -362,7 +411,7 @@ def parse_instance(data: bytes, source: str, folder: Path) -> Instance:
     """Turn the bytes of an instance file into an `Instance`."""
     try:
         recipe = msgspec.json.decode(data, type=_Kind).recipe is not msgspec.UNSET
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         recipe = False
     if recipe:
         return _cook(decode(data, RecipeFile, source), source)
@@ -448,7 +497,11 @@ def write_instance(
     arrays = dict(instance.arrays)
     profile: str | dict[str, Any] | None = None
     fingerprint = None
-    if arrays and sum(array.size for array in arrays.values()) >= inline_below:
+    # The shape of an array without numbers would be lost in JSON.
+    whole = min((array.size for array in arrays.values()), default=0) == 0
+    if arrays and (
+        whole or sum(array.size for array in arrays.values()) >= inline_below
+    ):
         target = path.with_suffix(".npz")
         check_writable(target)
         write_bytes(target, arrays_to_bytes(arrays))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from .errors import FileFormatError
+from .files import FORMAT_VERSION, decode, read_bytes, write_bytes
 
 _PACKAGE = Path(__file__).parent
 
@@ -60,3 +63,72 @@ def best_plan(name: str) -> Path | None:
         return None
     path = folder / "best" / f"{name}.plan.json"
     return path if path.is_file() else None
+
+
+# -- the index -------------------------------------------------------------------------
+
+
+class BestEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The best plan known of an instance: what it is worth and who found it.
+
+    ``bound`` is None when nothing was proved; ``solver`` is ``"planted"`` for the plan
+    that the generator set the caps around. ``date`` is ISO 8601.
+    """
+
+    objective: float
+    bound: float | None
+    solver: str
+    seed: int | None
+    version: str
+    date: str
+    time_limit_s: float | None = None
+
+
+class IndexEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One bundled instance: its digest, its sizes and the best plan known."""
+
+    digest: str
+    dataflow: str
+    layers: int
+    experts: int  # of all layers
+    servers: int
+    demands: int
+    formats: int
+    recipe: bool
+    best: BestEntry | None
+
+
+class Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The index of the bundled instances, ``index.json``; sorted by name."""
+
+    format_version: int
+    instances: dict[str, IndexEntry]
+
+
+def read_index(folder: Path | None = None) -> dict[str, IndexEntry]:
+    """Read the index of the bundled instances, by name; empty without a library.
+
+    Parameters
+    ----------
+    folder
+        The library's folder; found by itself unless given.
+
+    Raises
+    ------
+    FileFormatError
+        If the index cannot be read as one.
+    """
+    folder = instances_folder() if folder is None else folder
+    if folder is None:
+        return {}
+    path = folder / "index.json"
+    return decode(read_bytes(path), Index, str(path)).instances
+
+
+def write_index(entries: dict[str, IndexEntry], folder: Path) -> None:
+    """Write ``index.json`` of a library's folder: sorted, a line for each fact."""
+    index = Index(
+        format_version=FORMAT_VERSION, instances=dict(sorted(entries.items()))
+    )
+    text = msgspec.json.format(msgspec.json.encode(index), indent=1)
+    write_bytes(folder / "index.json", text + b"\n")

@@ -266,7 +266,9 @@ def plan_to_file(
         )
     arrays: dict[str, NDArray[Any]] = {}
     shares: list[ShareEntry] = []
-    count = len(plan.served) + len(plan.substituted) + len(plan.pruned)
+    count = sum(
+        len(table) for table in (plan.served, plan.fused, plan.substituted, plan.pruned)
+    )
     if count > INLINE_SHARES:
         arrays = plan.arrays()
     elif count:
@@ -298,11 +300,18 @@ def _share_entries(plan: Plan) -> list[ShareEntry]:
         plan.served.tolist(), plan.served_share.tolist(), strict=True
     ):
         served.setdefault((q, i), []).append((c, share))
+    # What is fused of a share that follows the default rule needs the share written.
+    held = {(i, v): c for c, (i, v, _) in enumerate(plan.copies.tolist())}
+    for q, i, v in np.unique(plan.fused[:, :3], axis=0).tolist():
+        if (q, i) not in keys and (i, v) in held:
+            served.setdefault((q, i), []).append((held[i, v], 1.0))
+    keys.update(dict.fromkeys(served))
     fused: dict[tuple[int, int, int], dict[int, float]] = {}
     for (q, i, v, m), share in zip(
         plan.fused.tolist(), plan.fused_share.tolist(), strict=True
     ):
-        fused.setdefault((q, i, v), {})[m] = share
+        parts = fused.setdefault((q, i, v), {})
+        parts[m] = parts.get(m, 0.0) + share
     other: dict[tuple[int, int], list[SubstitutedEntry]] = {}
     for (q, i, c), share in zip(
         plan.substituted.tolist(), plan.substituted_share.tolist(), strict=True
@@ -315,7 +324,8 @@ def _share_entries(plan: Plan) -> list[ShareEntry]:
     for (q, i, n), share in zip(
         plan.pruned.tolist(), plan.pruned_share.tolist(), strict=True
     ):
-        pruned.setdefault((q, i), {})[n] = share
+        parts = pruned.setdefault((q, i), {})
+        parts[n] = parts.get(n, 0.0) + share
     entries = []
     for q, i in sorted(keys):
         layer, expert = _place_of_expert(plan, i)

@@ -337,6 +337,17 @@ class Problem:
         return room
 
     @cached_property
+    def needed(self) -> NDArray[np.bool_]:
+        """Which experts some demand calls, or a roaming token passes; (N,)."""
+        apps = np.unique(self.application_of)  # an application may have no demand
+        used: NDArray[np.bool_] = (
+            (self.calls[apps] > 0) | (self.entry[apps] > 0) | (self.exit[apps] > 0)
+        ).any(axis=0)
+        weighted = (self.pair_weight[apps] > 0).any(axis=0)
+        used[self.pairs[weighted].ravel()] = True
+        return used
+
+    @cached_property
     def places_of(self) -> tuple[NDArray[np.int64], ...]:
         """Places of each server."""
         return tuple(

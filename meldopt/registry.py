@@ -74,7 +74,7 @@ def load_solver(name: str) -> type[Solver]:
     if not entries:
         raise SolverNotFoundError(f"no solver is registered: {HINT}")
     if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, entries, n=3)
         meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise SolverNotFoundError(
             f"got solver {name!r}; {meant}registered: {', '.join(entries)}"

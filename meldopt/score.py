@@ -160,8 +160,7 @@ class Flows:
         self.i = self.copies[c, 0]
         held = np.zeros(problem.num_experts, dtype=bool)
         held[self.copies[:, 0]] = True
-        called = (problem.calls > 0).any(axis=0)
-        gone = np.flatnonzero(called & ~held)
+        gone = np.flatnonzero(problem.needed & ~held)
         self.missing = np.stack([np.zeros_like(gone), gone], axis=1)
 
     @cached_property
@@ -1006,6 +1005,16 @@ def sampled_calls(problem: Problem, flows: Flows) -> SampledCalls:
     token, layer, slot = np.nonzero(problem.sample_experts >= 0)
     expert = problem.sample_experts[token, layer, slot]
     demand = problem.sample_demand[token]
+    if not len(flows.q) + len(flows.uq):  # whatever is not pruned has no answer
+        nothing = np.zeros(len(token))
+        return SampledCalls(
+            token=token,
+            layer=layer,
+            demand=demand,
+            server=np.full(len(token), -1),
+            work=nothing,
+            factor=nothing,
+        )
     draw = token_hash(token, expert, 1)
     second = token_hash(token, expert, 2)
     # Options of a (demand, expert) in a fixed order: served, substituted, pruned.
@@ -1034,8 +1043,8 @@ def sampled_calls(problem: Problem, flows: Flows) -> SampledCalls:
     target = before + draw * (end - before)
     pick = np.clip(np.searchsorted(edge, target, side="right"), low, high - 1)
     pick = np.where(known, pick, 0)
-    chosen = np.where(known, copy[pick], -1) if len(copy) else np.full(len(token), -1)
-    kinds = np.where(known, kind[pick], 2) if len(copy) else np.full(len(token), 2)
+    chosen = np.where(known, copy[pick], -1)
+    kinds = np.where(known, kind[pick], 2)
     gone = chosen < 0
     index = np.maximum(chosen, 0)
     row = flows.copies[index]

@@ -68,7 +68,10 @@ def parse_quantity(value: float | str, unit: str) -> float:
             )
         number *= spellings[spelled]
     else:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"got {value!r}, expected a finite number")
     return number

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import highspy
@@ -20,18 +22,28 @@ if TYPE_CHECKING:
     from .outcome import EngineStatus, OnIncumbent
 
 
+SMALL, LARGE = 1.0, 1000.0
+"""An optimum below the first is scaled to the second and solved again."""
+
+ZERO = 1e-9
+"""What is below this is nothing, in the scale of a model (mean cost about one)."""
+
+
 def _quiet_class() -> Any:
     """Return the class behind `highspy.Highs`, whose constructor prints a banner."""
     return highspy.Highs.__mro__[1]
 
 
-def make_highs(model: LinearModel, *, relax: bool = False) -> Any:
-    """Hand a model to a silent HiGHS; with ``relax`` its columns are continuous."""
+def make_highs(model: LinearModel, *, relax: bool = False, factor: float = 1.0) -> Any:
+    """Hand a model to a silent HiGHS.
+
+    ``relax`` makes its columns continuous; costs are multiplied by ``factor``.
+    """
     highs = _quiet_class()()
     highs.setOptionValue("output_flag", False)
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = model.num_columns, model.num_rows
-    lp.col_cost_ = model.objective
+    lp.col_cost_ = model.objective * factor
     lp.col_lower_, lp.col_upper_ = model.col_lower, model.col_upper
     lp.row_lower_, lp.row_upper_ = model.row_lower, model.row_upper
     matrix = model.matrix
@@ -87,8 +99,75 @@ def solve_highs(
     -------
     Outcome
         With ``interrupted`` set if Ctrl-C arrived while it ran.
+
+    Notes
+    -----
+    Tolerances of HiGHS are absolute. An optimum that turns out small against them is
+    solved again with larger costs: nothing would be proved about it otherwise.
     """
-    highs = make_highs(model, relax=relax)
+    begun = perf_counter()
+
+    def left() -> float | None:
+        return None if time_limit is None else time_limit - (perf_counter() - begun)
+
+    factor = 1.0
+    best: Outcome | None = None
+    for _ in range(3):
+        outcome = _solve_once(
+            model,
+            factor=factor,
+            time_limit=left(),
+            gap=gap,
+            nodes=nodes,
+            seed=seed,
+            threads=threads,
+            start=start,
+            relax=relax,
+            on_incumbent=on_incumbent,
+        )
+        if best is not None and outcome.x is None:
+            break
+        best = outcome
+        if outcome.x is None or outcome.bound is None:
+            return outcome
+        size = abs(outcome.objective or 0.0) * factor
+        if size >= SMALL:
+            return outcome
+        if size <= ZERO:
+            return dataclasses.replace(outcome, bound=_near_zero(model, outcome.bound))
+        rest = left()
+        if outcome.interrupted or (rest is not None and rest <= 0):
+            break
+        factor *= LARGE / size
+        start = outcome.x
+    assert best is not None
+    # What was proved about so small an objective is within the tolerances.
+    return dataclasses.replace(best, bound=None)
+
+
+def _near_zero(model: LinearModel, bound: float) -> float:
+    """Return what a bound near zero is worth: the tolerance less, but not negative."""
+    positive = (model.objective >= 0).all() and (
+        model.col_lower[model.objective > 0] >= 0
+    ).all()
+    return max(bound - ZERO, 0.0) if positive else bound - ZERO
+
+
+def _solve_once(
+    model: LinearModel,
+    *,
+    factor: float,
+    time_limit: float | None,
+    gap: float,
+    nodes: int | None,
+    seed: int,
+    threads: int | None,
+    start: NDArray[np.float64] | None,
+    relax: bool,
+    on_incumbent: OnIncumbent | None,
+) -> Outcome:
+    """Run HiGHS once, all costs times a factor that the outcome does not show."""
+    highs = make_highs(model, relax=relax, factor=factor)
     integral = bool(model.integer.any()) and not relax
     options: dict[str, Any] = {
         "random_seed": seed % 2**31,
@@ -112,12 +191,17 @@ def solve_highs(
         highs.setSolution(len(known), known, start[known])
     stop = threading.Event()
     if integral:
-        _watch(highs, on_incumbent, stop)
+        _watch(highs, on_incumbent, stop, factor)
     interrupted = _run(highs, stop)
-    return _outcome(highs, model, integral, interrupted)
+    return _outcome(highs, model, integral, interrupted, gap, factor)
 
 
-def _watch(highs: Any, on_incumbent: OnIncumbent | None, stop: threading.Event) -> None:
+def _watch(
+    highs: Any,
+    on_incumbent: OnIncumbent | None,
+    stop: threading.Event,
+    factor: float,
+) -> None:
     kinds = highspy.cb.HighsCallbackType
     best: list[Any] = [None]
 
@@ -129,8 +213,8 @@ def _watch(highs: Any, on_incumbent: OnIncumbent | None, stop: threading.Event) 
                 primal, dual = float(out.mip_primal_bound), float(out.mip_dual_bound)
                 solution, best[0] = best[0], None
                 if on_incumbent(
-                    primal if abs(primal) < 1e300 else None,
-                    dual if abs(dual) < 1e300 else None,
+                    primal / factor if abs(primal) < 1e300 else None,
+                    dual / factor if abs(dual) < 1e300 else None,
                     solution,
                 ):
                     stop.set()
@@ -171,7 +255,12 @@ def _run(highs: Any, stop: threading.Event) -> bool:
 
 
 def _outcome(
-    highs: Any, model: LinearModel, integral: bool, interrupted: bool
+    highs: Any,
+    model: LinearModel,
+    integral: bool,
+    interrupted: bool,
+    gap: float,
+    factor: float,
 ) -> Outcome:
     found = highspy.HighsModelStatus
     status = highs.getModelStatus()
@@ -189,7 +278,11 @@ def _outcome(
     elif status == found.kInfeasible:
         kind = "infeasible"
     elif status == found.kModelEmpty:
-        kind, x, objective = "optimal", np.zeros(model.num_columns), 0.0
+        # No columns: HiGHS does not look at the rows, which are all zero.
+        holds = (model.row_lower <= 0).all() and (model.row_upper >= 0).all()
+        kind, x, objective = (
+            ("optimal", np.zeros(0), 0.0) if holds else ("infeasible", None, None)
+        )
     elif status in (found.kUnbounded, found.kUnboundedOrInfeasible):
         # Shares and copies are bounded, so "or infeasible" is what is meant.
         kind = "infeasible" if status == found.kUnboundedOrInfeasible else "unbounded"
@@ -198,12 +291,16 @@ def _outcome(
     if integral:
         dual = float(info.mip_dual_bound)
         if np.isfinite(dual) and abs(dual) < 1e300 and kind != "infeasible":
-            bound = dual
+            bound = dual / factor
+            if kind == "optimal" and objective is not None:
+                # Where it knows the objective to be integral it ends by cut-off, and
+                # leaves its dual bound at what the last node had.
+                bound = max(bound, objective - max(gap * abs(objective), 1e-9 / factor))
     elif kind == "optimal":
         bound = objective
     duals = None
     if not integral and kind == "optimal" and solution.dual_valid:
-        duals = np.array(solution.row_dual)
+        duals = np.array(solution.row_dual) / factor
     return Outcome(
         status=kind,
         x=x,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
     from .outcome import OnIncumbent
 
 _NUMBER = r"([-+]?[\d.]+(?:e[-+]?\d+)?)"
-_LIVE = re.compile(rf"best solution, best possible {_NUMBER}", re.IGNORECASE)
 _SEARCH = re.compile(
     rf"After \d+ nodes, \d+ on tree, {_NUMBER} best solution, best possible {_NUMBER}"
 )
 _FINAL = re.compile(rf"^Lower bound:\s+{_NUMBER}", re.MULTILINE)
+_INFEASIBLE = re.compile(
+    # Shares and copies are bounded, so "or unbounded" cannot be what is meant.
+    r"Result - Problem proven infeasible|Problem is infeasible"
+    r"|Pre-processing says infeasible or unbounded",
+    re.IGNORECASE,
+)
 _PARTIAL = re.compile(
     rf"Partial search - best objective {_NUMBER} \(best possible {_NUMBER}\)"
 )
@@ -117,7 +123,7 @@ def solve_pulp(
                 variable.setInitialValue(value, check=False)
         interrupted = _run(problem, solver, log, on_incumbent)
         text = log.read_text(errors="replace") if log.is_file() else ""
-    return _outcome(model, problem, variables, name, text, gap, interrupted)
+    return _outcome(model, problem, variables, text, gap, interrupted)
 
 
 def _solver(name: str, *, log: Path, warm: bool, **limits: Any) -> Any:
@@ -126,37 +132,37 @@ def _solver(name: str, *, log: Path, warm: bool, **limits: Any) -> Any:
     common = {"msg": False, "timeLimit": limits["time_limit"], "gapRel": limits["gap"]}
     if name != "PULP_CBC_CMD":
         return pulp.getSolver(name, **common)
+    seed = limits["seed"] % (2**31 - 1) + 1  # 0 is the time of day
     # The cutoff increment of CBC is absolute; 1e-5 of it would be claimed as proved.
     options = [
         "increment 1e-9",
         "primalTolerance 1e-8",
-        f"randomSeed {limits['seed'] % 2**31}",
-        f"randomCbcSeed {limits['seed'] % 2**31}",
+        f"randomSeed {seed}",
+        f"randomCbcSeed {seed}",
     ]
-    return pulp.PULP_CBC_CMD(
-        **(common | {"msg": True}),
-        gapAbs=0.0,
-        logPath=str(log),
-        maxNodes=limits["nodes"],
-        threads=limits["threads"],
-        warmStart=warm,
-        options=options,
-    )
+    with warnings.catch_warnings():
+        # PuLP 4 will want CBC from a package of its own; 3.3 still brings it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return pulp.PULP_CBC_CMD(
+            **common,
+            gapAbs=0.0,
+            logPath=str(log),
+            maxNodes=limits["nodes"],
+            threads=limits["threads"],
+            warmStart=warm,
+            options=options,
+        )
 
 
 def _run(
     problem: Any, solver: Any, log: Path, on_incumbent: OnIncumbent | None
 ) -> bool:
     """Run in a thread and watch the log; returns whether it was interrupted."""
-    import warnings
-
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                problem.solve(solver)
+            problem.solve(solver)
         except Exception as exc:
             failure.append(exc)
 
@@ -179,7 +185,6 @@ def _outcome(
     model: LinearModel,
     problem: Any,
     variables: list[Any],
-    name: str,
     log: str,
     gap: float,
     interrupted: bool,
@@ -187,6 +192,8 @@ def _outcome(
     import pulp
 
     logged = parse_cbc_log(log)[1]
+    if not interrupted and _INFEASIBLE.search(log):
+        return Outcome(status="infeasible", x=None, objective=None, bound=None)
     if interrupted:
         return Outcome(
             status="unknown", x=None, objective=None, bound=logged, interrupted=True
@@ -206,5 +213,4 @@ def _outcome(
         proved = logged if logged is not None else objective - gap * abs(objective)
         bound = min(objective, max(proved, objective - gap * abs(objective)))
         return Outcome(status="optimal", x=x, objective=objective, bound=bound)
-    del name
     return Outcome(status="feasible", x=x, objective=objective, bound=logged)

@@ -6,6 +6,7 @@ and CP-SAT models are made from them, and so are MPS and LP files.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ class LinearModel:
 
         problem = pulp.LpProblem(name, pulp.LpMinimize)
         variables = [
-            pulp.LpVariable(
+            problem.add_variable(
                 label,
                 None if low == -np.inf else low,
                 None if high == np.inf else high,
@@ -114,7 +115,10 @@ class LinearModel:
                 strict=True,
             )
         ]
-        problem.addVariables(variables)
+        with warnings.catch_warnings():
+            # PuLP 3.3 has no other way to keep columns that stand in no row.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            problem.addVariables(variables)
         problem.setObjective(
             pulp.LpAffineExpression(
                 [

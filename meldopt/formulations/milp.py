@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TIGHTENINGS = {
     "disaggregated": "r <= z for each demand and copy, not summed over demands",
     "coverage": "two copies where any single server may fail, not one outside each",
-    "mean": "the busiest server of a layer is at least as busy as the mean of all",
+    "products": "roam: products sum to the location of either end, not p >= x + x' - 1",
 }
 """Inequalities that integer points satisfy anyway; each can be left out to measure."""
 
@@ -52,6 +52,8 @@ class Formulation:
         Columns of the copies; None when the copies are fixed.
     blocks
         Columns of the shares by name: ``r``, ``u``, ``d``, ``f``.
+    by_layer
+        Whether ``f`` stands for the fused calls of a whole layer.
     """
 
     problem: Problem
@@ -59,6 +61,7 @@ class Formulation:
     candidates: NDArray[np.int64]
     z: Block | None
     blocks: dict[str, Block] = field(default_factory=dict)
+    by_layer: bool = False
 
     def copies(self, x: NDArray[np.float64]) -> NDArray[np.int64]:
         """Read the copies off a solution; (C, 3)."""
@@ -124,35 +127,57 @@ def clean_plan(
     # Sums are mended on what is answered; pruned shares stay within their widths.
     factor = np.where(kept > 0, (1 - dropped) / np.where(kept > 0, kept, 1), 1.0)
     r, u = r * factor[key_r], u * factor[key_u]
-    fq, fi, fs, fm = blocks["f"].keys
-    f = values("f")
-    place = copies[index[rc], 1] if len(copies) else np.zeros(len(rc), np.int64)
-    at: dict[tuple[int, int, int], tuple[int, float]] = {}
-    for n in np.flatnonzero(r > 0):
-        s = int(problem.server_of[place[n]])
-        at[int(rq[n]), int(ri[n]), s] = int(place[n]), float(r[n])
-    fused, fused_share = [], []
-    for n in np.flatnonzero(f > SHARE):
-        q, i, s, m = int(fq[n]), int(fi[n]), int(fs[n]), int(fm[n])
-        found = at.get((q, i, s))
-        if found is None:
-            continue
-        width = problem.fuse_width[app[q], problem.layer_of[i], m]
-        fused.append((q, i, found[0], m))
-        fused_share.append(min(float(f[n]), float(width) * found[1]))
     on_r, on_u, on_d = r > 0, u > 0, d > 0
+    served = np.stack([rq, ri, index[rc]], axis=1)[on_r]
+    fused, fused_share = _fused(form, values("f"), served, r[on_r], copies)
     return Plan.of(
         problem,
         copies,
-        served=np.stack([rq, ri, index[rc]], axis=1)[on_r],
+        served=served,
         served_share=r[on_r],
         substituted=np.stack([uq, ui, index[uc]], axis=1)[on_u],
         substituted_share=u[on_u],
         pruned=np.stack([dq, di, dn], axis=1)[on_d],
         pruned_share=d[on_d],
-        fused=np.array(fused, dtype=np.int64).reshape(-1, 4),
-        fused_share=np.array(fused_share, dtype=np.float64),
+        fused=fused,
+        fused_share=fused_share,
     )
+
+
+def _fused(
+    form: Formulation,
+    f: NDArray[np.float64],
+    served: NDArray[np.int64],
+    share: NDArray[np.float64],
+    copies: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Read fused shares off a solution; those of a layer go to its experts in turn."""
+    problem = form.problem
+    on = np.flatnonzero(f > SHARE)
+    if not len(on):
+        return np.zeros((0, 4), dtype=np.int64), np.zeros(0)
+    num_s, num_l = problem.num_servers, problem.num_layers
+    fq, f_of, fs, fm = (key[on] for key in form.blocks["f"].keys)
+    q, i, c = served.T
+    place = copies[c, 1]
+    unit = problem.layer_of[i] if form.by_layer else i
+    size = num_l if form.by_layer else problem.num_experts
+    key = (q * size + unit) * num_s + problem.server_of[place]
+    order = np.argsort(key, kind="stable")
+    rows, found = _joined((fq * size + f_of) * num_s + fs, key[order])
+    found = order[found]
+    q, i, m = q[found], i[found], fm[rows]
+    app = problem.application_of[q]
+    most = problem.fuse_width[app, problem.layer_of[i], m] * share[found]
+    calls = problem.calls[app, i] if form.by_layer else np.ones(len(i))
+    # What is left of the fused calls of a layer after the experts before this one.
+    before = np.cumsum(most * calls) - most * calls
+    first = np.searchsorted(rows, rows, side="left")
+    left = f[on][rows] - (before - before[first])
+    part = np.clip(left / np.where(calls > 0, calls, 1.0), 0.0, most)
+    keep = part > SHARE
+    table = np.stack([q, i, place[found], m], axis=1)
+    return table[keep], part[keep]
 
 
 def candidate_copies(problem: Problem) -> NDArray[np.int64]:
@@ -166,6 +191,7 @@ def build_milp(
     copies: NDArray[np.int64] | None = None,
     tighten: frozenset[str] | None = None,
     elastic: frozenset[str] = frozenset(),
+    by_layer: bool = False,
 ) -> Formulation:
     """Formulate a problem as a MILP, or as an LP over shares for fixed copies.
 
@@ -181,6 +207,10 @@ def build_milp(
         Families of rows that may be exceeded, at a cost of one per relative excess
         instead of the objective: ``memory``, ``compute``, ``link``, ``budget``,
         ``quality``, ``latency``, ``coverage``, ``count``. `meldopt.check` uses it.
+    by_layer
+        One ``f`` for all experts of a layer. What fusing saves and loses is the same
+        for all of them, so this is as strong and much smaller; with sampled tokens
+        it is not possible, and ignored.
 
     Raises
     ------
@@ -195,7 +225,10 @@ def build_milp(
                 "models place one copy of an expert there"
             )
         return _Roam(problem, copies, tighten, elastic).formulate()
-    return _Home(problem, copies, tighten, elastic).formulate()
+    sampled = problem.weight_of("fluid") + problem.weight_of("parallel") > 0
+    home = _Home(problem, copies, tighten, elastic)
+    home.by_layer = by_layer and not sampled
+    return home.formulate()
 
 
 class _Base:
@@ -240,7 +273,12 @@ class _Base:
         if not len(limit):
             return
         if name in self.elastic:
-            unit = np.where(np.abs(limit) > 0, np.abs(limit), 1.0)
+            # A limit of 0 has no relative excess: the largest entry stands for it.
+            largest = np.zeros(len(limit))
+            for row, _, value in entries:
+                np.maximum.at(largest, row, np.abs(value))
+            unit = np.where(np.abs(limit) > 0, np.abs(limit), largest)
+            unit = np.where(unit > 0, unit, 1.0)
             slack = self.builder.add_columns(f"excess_{name}", keys, cost=1.0)
             self.excess.append((name, slack))
             entries = [*entries, (np.arange(len(limit)), slack.range, -unit)]
@@ -273,7 +311,7 @@ class _Base:
         every = np.arange(num)
         lower = np.full(num, 0.0 if problem.allow_missing else 1.0)
         if one:  # nothing else answers a call in roam
-            lower[(problem.calls > 0).any(axis=0)] = 1.0
+            lower[problem.needed] = 1.0
         upper = np.inf if problem.max_copies is None else float(problem.max_copies)
         if lower.any() or upper < np.inf:
             builder.add_rows(
@@ -379,7 +417,9 @@ class _Base:
         lower = -np.inf if row.lower is None else float(row.lower)
         upper = np.inf if row.upper is None else float(row.upper)
         if "count" in self.elastic:
-            slack = builder.add_columns("excess_count", [[n, n], [0, 1]], cost=1.0)
+            limits = np.array([row.lower or 0.0, row.upper or 0.0])
+            cost = 1.0 / np.maximum(limits, 1.0)
+            slack = builder.add_columns("excess_count", [[n, n], [0, 1]], cost=cost)
             self.excess.append(("count", slack))
             entries.append((np.zeros(2, np.int64), slack.range, np.array([1.0, -1.0])))
         builder.add_rows("count", [[n]], entries, lower=lower, upper=upper)
@@ -449,6 +489,8 @@ def _joined(
 class _Home(_Base):
     """The dataflow in which the hidden state returns to its home after each layer."""
 
+    by_layer = False
+
     def formulate(self) -> Formulation:
         if not self.fixed:
             self.copy_columns()
@@ -466,6 +508,7 @@ class _Home(_Base):
             candidates=self.candidates,
             z=self.z,
             blocks={"r": self.r, "u": self.u, "d": self.d, "f": self.f},
+            by_layer=self.by_layer,
         )
 
     # -- columns ---------------------------------------------------------------------
@@ -519,24 +562,32 @@ class _Home(_Base):
             & (moved[rq, self.layer[rc], server] > 0)
             & (problem.fuse_factor < 1)
         )
-        key = (
-            rq * problem.num_experts + self.expert[rc]
-        ) * problem.num_servers + server
-        self.f_key = np.unique(key[far])
-        m = problem.fuse_width.shape[2]
-        s = self.f_key % problem.num_servers
-        i = self.f_key // problem.num_servers % problem.num_experts
-        q = self.f_key // problem.num_servers // problem.num_experts
-        q, i, s = (np.repeat(array, m) for array in (q, i, s))
-        n = np.tile(np.arange(m), len(self.f_key))
-        layer, g = problem.layer_of[i], app[q]
-        keep = problem.fuse_width[g, layer, n] > 0
-        q, i, s, n, layer, g = (array[keep] for array in (q, i, s, n, layer, g))
-        self.f_loss = problem.fuse_loss[g, layer, n]
+        unit, size = self.fuse_unit()
+        num_s, num_m = problem.num_servers, problem.fuse_width.shape[2]
+        key = np.unique(((rq * size + unit[rc]) * num_s + server)[far])
+        q, of, s = key // (num_s * size), key // num_s % size, key % num_s
+        q, of, s = (np.repeat(array, num_m) for array in (q, of, s))
+        m = np.tile(np.arange(num_m), len(key))
+        layer = of if self.by_layer else problem.layer_of[of]
+        keep = problem.fuse_width[app[q], layer, m] > 0
+        q, of, s, m, layer = (array[keep] for array in (q, of, s, m, layer))
+        # Calls per token that one unit of f stands for.
+        self.f_calls = np.ones(len(q)) if self.by_layer else problem.calls[app[q], of]
+        self.f_layer = layer
+        self.f_loss = problem.fuse_loss[app[q], layer, m]
         price = costs.nat * self.f_loss - costs.saved[q, layer, s]
         self.f = builder.add_columns(
-            "f", [q, i, s, n], upper=1.0, cost=weight[q, i] * price * self.scale
+            "f",
+            [q, of, s, m],
+            upper=np.inf if self.by_layer else 1.0,
+            cost=problem.demand_weight[q] * self.f_calls * price * self.scale,
         )
+
+    def fuse_unit(self) -> tuple[NDArray[np.int64], int]:
+        """Return what ``f`` is counted by for each candidate, and how many of it."""
+        if self.by_layer:
+            return self.layer, self.problem.num_layers
+        return self.expert, self.problem.num_experts
 
     # -- rows of shares ----------------------------------------------------------------
     def share_rows(self) -> None:
@@ -594,21 +645,24 @@ class _Home(_Base):
         """``f <= width sum_b r``: the fused share is part of the served one."""
         problem = self.problem
         rq, rc = self.r.keys
-        q, i, s, m = self.f.keys
+        q, of, s, m = self.f.keys
         if not self.f.size:
             return
-        num_n, num_s = problem.num_experts, problem.num_servers
-        key_r = (rq * num_n + self.expert[rc]) * num_s + self.server[rc]
+        unit, size = self.fuse_unit()
+        num_s = problem.num_servers
+        key_r = (rq * size + unit[rc]) * num_s + self.server[rc]
         order = np.argsort(key_r, kind="stable")
-        key_f = (q * num_n + i) * num_s + s
-        rows, found = _joined(key_f, key_r[order])
-        width = problem.fuse_width[self.app[q], problem.layer_of[i], m]
+        rows, found = _joined((q * size + of) * num_s + s, key_r[order])
+        found = order[found]
+        width = problem.fuse_width[self.app[q], self.f_layer, m][rows]
+        if self.by_layer:
+            width = width * problem.calls[self.app[q[rows]], self.expert[rc[found]]]
         self.builder.add_rows(
             "fuse",
-            [q, i, s, m],
+            [q, of, s, m],
             [
                 (np.arange(self.f.size), self.f.range, 1.0),
-                (rows, self.r.range[order[found]], -width[rows]),
+                (rows, self.r.range[found], -width),
             ],
             upper=0.0,
         )
@@ -645,7 +699,7 @@ class _Home(_Base):
         if not num_k:
             return
         rq, rc = self.r.keys
-        fq, fi, fs, _ = self.f.keys
+        fq, _, fs, _ = self.f.keys
         entries: Entries = []
         crosses = link_crossings(problem)
         phi = problem.fuse_factor
@@ -659,10 +713,10 @@ class _Home(_Base):
             ),
             (
                 fq,
-                problem.layer_of[fi],
+                self.f_layer,
                 fs,
                 self.f.range,
-                -(1 - phi) * self.rate_of[fq, fi],
+                -(1 - phi) * problem.rate[fq] * self.f_calls,
             ),
         ):
             source, sink = problem.source[q, layer], problem.sink[q, layer]
@@ -690,7 +744,7 @@ class _Home(_Base):
         if not caps:
             return
         rq, rc = self.r.keys
-        fq, fi, fs, _ = self.f.keys
+        fq, _, fs, _ = self.f.keys
         entries: Entries = []
         num_s = problem.num_servers
         for n, cap in enumerate(caps):
@@ -707,10 +761,10 @@ class _Home(_Base):
                 ),
                 (
                     fq,
-                    problem.layer_of[fi],
+                    self.f_layer,
                     fs,
                     self.f.range,
-                    -(1 - problem.fuse_factor) * self.rate_of[fq, fi],
+                    -(1 - problem.fuse_factor) * problem.rate[fq] * self.f_calls,
                 ),
             ):
                 hit = counted[problem.source[q, layer], s]
@@ -731,8 +785,9 @@ class _Home(_Base):
         rq, rc = self.r.keys
         uq, ui, uc = self.u.keys
         dq, di, _ = self.d.keys
-        fq, fi, fs, _ = self.f.keys
+        fq, _, fs, _ = self.f.keys
         ri = self.expert[rc]
+        fused = problem.application_weight[fq] * self.f_calls
         time = problem.round_trip_s + problem.transfer_s
         saved = (1 - problem.fuse_factor) * problem.transfer_s
         loss_r = problem.format_loss[app[rq], ri, self.format[rc]]
@@ -742,19 +797,19 @@ class _Home(_Base):
                 "quality",
                 problem.quality_budget,
                 (
-                    (self.r, rq, ri, loss_r),
-                    (self.u, uq, ui, self.u_loss),
-                    (self.d, dq, di, self.d_loss),
-                    (self.f, fq, fi, self.f_loss),
+                    (self.r, rq, weight[rq, ri] * loss_r),
+                    (self.u, uq, weight[uq, ui] * self.u_loss),
+                    (self.d, dq, weight[dq, di] * self.d_loss),
+                    (self.f, fq, fused * self.f_loss),
                 ),
             ),
             (
                 "latency",
                 problem.latency_target,
                 (
-                    (self.r, rq, ri, time_r),
-                    (self.u, uq, ui, self.work[uc]),
-                    (self.f, fq, fi, -saved[fq, problem.layer_of[fi], fs]),
+                    (self.r, rq, weight[rq, ri] * time_r),
+                    (self.u, uq, weight[uq, ui] * self.work[uc]),
+                    (self.f, fq, -fused * saved[fq, self.f_layer, fs]),
                 ),
             ),
         ):
@@ -762,12 +817,10 @@ class _Home(_Base):
             position = np.full(problem.num_applications, -1)
             position[limited] = np.arange(len(limited))
             entries: Entries = []
-            for block, q, i, value in parts:
+            for block, q, value in parts:
                 row = position[app[q]]
                 mine = np.flatnonzero(row >= 0)
-                entries.append(
-                    (row[mine], block.range[mine], (weight[q, i] * value)[mine])
-                )
+                entries.append((row[mine], block.range[mine], value[mine]))
             self.limit_rows(name, [limited], entries, limit[limited])
 
     # -- terms that are maxima -----------------------------------------------------
@@ -793,21 +846,9 @@ class _Home(_Base):
                 weight[uq, ui] * self.work[uc],
             ),
         ]
-        top = self.epigraph(
+        self.epigraph(
             "bottleneck", [layer, server], entries, layer, np.full(num_l, price)
         )
-        if "mean" in self.tighten:
-            mean = [
-                (row // num_s, column, value / num_s) for row, column, value in entries
-            ]
-            rows = np.arange(num_l)
-            self.builder.add_rows(
-                "mean",
-                [rows],
-                [*mean, (rows, top.range, -np.ones(num_l))],
-                upper=0.0,
-                scale=True,
-            )
 
     def fluid(self) -> None:
         """Add sampled tokens: the slowest server of each layer, shares as they are.
@@ -962,8 +1003,10 @@ class _Roam(_Base):
         """Keep experts that an application calls off servers it does not trust."""
         problem, z = self.problem, self.z
         assert z is not None
-        called = problem.calls > 0  # (G, N)
-        bad = (called[:, self.expert] & ~problem.trusted[:, self.server]).any(axis=0)
+        apps = np.unique(self.app)  # an application may have no demand
+        called = problem.calls[apps] > 0
+        seen = called[:, self.expert] & ~problem.trusted[apps][:, self.server]
+        bad = seen.any(axis=0)
         bad_ = np.flatnonzero(bad)
         if len(bad_):
             self.builder.add_rows(
@@ -1023,6 +1066,17 @@ class _Roam(_Base):
         assert z is not None
         num_s, num_p = problem.num_servers, len(self.links_of)
         n, s, t = self.p.keys
+        if "products" not in self.tighten:
+            product = np.arange(self.p.size)
+            entries: Entries = [(product, self.p.range, np.ones(self.p.size))]
+            for end, kept in ((0, s), (1, t)):
+                key = self.pair_ends[n, end] * num_s + kept
+                held = self.expert * num_s + self.server
+                order = np.argsort(held, kind="stable")
+                rows, found = _joined(key, held[order])
+                entries.append((rows, z.range[order[found]], -np.ones(len(rows))))
+            self.builder.add_rows("product", [n, s, t], entries, lower=-1.0)
+            return
         for name, end, kept in (("from", 0, s), ("to", 1, t)):
             rows, found = _joined(self.pair_ends[:, end], self.expert)
             self.builder.add_rows(

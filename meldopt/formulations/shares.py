@@ -46,7 +46,7 @@ def best_shares(
     if problem.dataflow == "roam":
         plan = Plan.of(problem, copies)
         return plan if score(problem, plan).feasible else None
-    form = build_milp(problem, copies=copies)
+    form = build_milp(problem, copies=copies, by_layer=True)
     outcome = solve_highs(form.model, time_limit=time_limit)
     if outcome.x is None:
         return None

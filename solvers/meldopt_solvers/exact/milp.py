@@ -25,6 +25,7 @@ from meldopt.solver import (
     finish,
     gap_target,
     objective_target,
+    require_supported,
     runtime_limit,
     work_limit,
 )
@@ -115,10 +116,12 @@ class MilpSolver:
     ) -> Result:
         """Solve a problem; the work of `DeterministicTime` is counted in nodes."""
         started = perf_counter()
+        assert self.info.stops is not None
+        require_supported(stop, self.info.stops, solver=self.info.name)
         log = ProgressLog(on_progress, started)
         several = problem.dataflow == "roam" and problem.max_copies != 1
         modelled = problem.replace(max_copies=1) if several else problem
-        form = build_milp(modelled)
+        form = build_milp(modelled, by_layer=True)
         if form.model.num_columns > self.params.max_columns:
             raise UnsupportedFeatureError(
                 f"milp: got a model of {form.model.num_columns} columns, expected at "
