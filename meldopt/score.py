@@ -131,8 +131,10 @@ class Flows:
         self.place = self.copies[self.c, 1]
         self.format = self.copies[self.c, 2]
         self.server = problem.server_of[self.place]
-        self.work = problem.work_s(self.copies[self.c, 0], self.place, self.format)
         self.calls = problem.calls[problem.application_of[self.q], self.i]
+        work = problem.work_s(self.copies[self.c, 0], self.place, self.format)
+        # None of what cannot be (inf) is nothing, not a NaN.
+        self.work = np.where(self.mass != 0, work, 0.0)
 
     def _home(self) -> None:
         problem, plan = self.problem, self.plan
@@ -178,6 +180,13 @@ class Flows:
             problem.rate[q] * problem.calls[problem.application_of[q], i]
         )
         return calls
+
+
+def substituted_work(problem: Problem, flows: Flows) -> NDArray[np.float64]:
+    """Seconds of one call of each substituted entry, at the copy that answers; (U,)."""
+    work = problem.work_s(*flows.copies[flows.uc].T)
+    mass = flows.calls_of(flows.uq, flows.ui) * flows.ushare
+    return np.where(mass != 0, work, 0.0)
 
 
 def least_time_copies(problem: Problem, copies: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -342,10 +351,7 @@ class _Judge:
         self.plan = plan
         self.flows = flows = Flows(problem, plan)
         self.roam = problem.dataflow == "roam"
-        copies = plan.copies
-        self.usub_work = problem.work_s(
-            copies[flows.uc, 0], copies[flows.uc, 1], copies[flows.uc, 2]
-        )
+        self.usub_work = substituted_work(problem, flows)
         self.sub_mass = flows.calls_of(flows.uq, flows.ui) * flows.ushare
         self.fuse_mass = flows.calls_of(flows.fq, flows.fi) * flows.fshare
         self.prune_mass = flows.calls_of(flows.pq, flows.pi) * flows.pshare
@@ -534,7 +540,7 @@ class _Judge:
         terms["bottleneck"] = self.bottleneck()
         terms["traffic"] = float(self.link_bytes.sum()) / total
         terms["energy"] = (
-            float(self.busy @ problem.power_w)
+            float((self.busy * problem.power_w)[self.busy > 0].sum())
             + float(self.link_bytes @ problem.link_joule_per_byte)
         ) / total
         terms["quality"] = float(self.quality_by_application.sum()) / total
@@ -1133,7 +1139,7 @@ def fluid(problem: Problem, flows: Flows) -> float:
     np.add.at(
         work,
         (flows.uq, flows.ui, problem.server_of[copy[:, 1]]),
-        flows.ushare * problem.work_s(copy[:, 0], copy[:, 1], copy[:, 2]),
+        flows.ushare * substituted_work(problem, flows),
     )
     total = 0.0
     for t, q in enumerate(problem.sample_demand.tolist()):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SMALL, LARGE = 1.0, 1000.0
 """An optimum below the first is scaled to the second and solved again."""
 
+LARGE_MODEL = 20_000
+"""Columns from which the interior point method solves the root relaxation."""
+
 ZERO = 1e-9
 """What is below this is nothing, in the scale of a model (mean cost about one)."""
 
@@ -72,6 +75,7 @@ def solve_highs(
     threads: int | None = None,
     start: NDArray[np.float64] | None = None,
     relax: bool = False,
+    method: str = "choose",
     on_incumbent: OnIncumbent | None = None,
 ) -> Outcome:
     """Minimise a linear model with HiGHS.
@@ -92,6 +96,9 @@ def solve_highs(
         A solution to start from; values that are nan are left to HiGHS.
     relax
         Solve the linear relaxation.
+    method
+        How the relaxation is solved: ``choose``, ``simplex`` or ``ipm``, the interior
+        point method with crossover, faster on large ones.
     on_incumbent
         Called from the solver's thread; returning True stops it.
 
@@ -123,6 +130,7 @@ def solve_highs(
             threads=threads,
             start=start,
             relax=relax,
+            method=method,
             on_incumbent=on_incumbent,
         )
         if best is not None and outcome.x is None:
@@ -164,6 +172,7 @@ def _solve_once(
     threads: int | None,
     start: NDArray[np.float64] | None,
     relax: bool,
+    method: str,
     on_incumbent: OnIncumbent | None,
 ) -> Outcome:
     """Run HiGHS once, all costs times a factor that the outcome does not show."""
@@ -171,12 +180,15 @@ def _solve_once(
     integral = bool(model.integer.any()) and not relax
     options: dict[str, Any] = {
         "random_seed": seed % 2**31,
+        "solver": method,
         "mip_rel_gap": gap,
         "mip_abs_gap": 1e-9,
         "mip_feasibility_tolerance": 1e-7,
         "primal_feasibility_tolerance": 1e-8,
         "dual_feasibility_tolerance": 1e-8,
     }
+    if integral and model.num_columns > LARGE_MODEL:
+        options["mip_lp_solver"] = "ipm"  # simplex takes twice as long at the root
     if time_limit is not None:
         options["time_limit"] = max(time_limit, 0.0)
     if nodes is not None:

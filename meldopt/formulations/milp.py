@@ -121,8 +121,10 @@ def clean_plan(
     ri = form.candidates[rc, 0]
     key_r, key_u, key_d = rq * num_n + ri, uq * num_n + ui, dq * num_n + di
     size = problem.num_demands * num_n
-    kept = np.bincount(key_r, weights=r, minlength=size)
-    kept += np.bincount(key_u, weights=u, minlength=size)
+    # Added, not in place: without any key bincount returns integers.
+    kept = np.bincount(key_r, weights=r, minlength=size) + np.bincount(
+        key_u, weights=u, minlength=size
+    )
     dropped = np.bincount(key_d, weights=d, minlength=size)
     # Sums are mended on what is answered; pruned shares stay within their widths.
     factor = np.where(kept > 0, (1 - dropped) / np.where(kept > 0, kept, 1), 1.0)
@@ -189,6 +191,7 @@ def build_milp(
     problem: Problem,
     *,
     copies: NDArray[np.int64] | None = None,
+    candidates: NDArray[np.int64] | None = None,
     tighten: frozenset[str] | None = None,
     elastic: frozenset[str] = frozenset(),
     by_layer: bool = False,
@@ -201,6 +204,9 @@ def build_milp(
         Of either dataflow.
     copies
         Fix the copies to these, (C, 3) sorted: what remains is the LP over shares.
+    candidates
+        Let only these copies exist, (C, 3) sorted: a restriction, whose plans are
+        plans and whose bound proves nothing.
     tighten
         Names of `TIGHTENINGS` to put in; all by default.
     elastic
@@ -224,9 +230,9 @@ def build_milp(
                 f"limits.copies: got {problem.max_copies} in roam, expected 1: exact "
                 "models place one copy of an expert there"
             )
-        return _Roam(problem, copies, tighten, elastic).formulate()
+        return _Roam(problem, copies, candidates, tighten, elastic).formulate()
     sampled = problem.weight_of("fluid") + problem.weight_of("parallel") > 0
-    home = _Home(problem, copies, tighten, elastic)
+    home = _Home(problem, copies, candidates, tighten, elastic)
     home.by_layer = by_layer and not sampled
     return home.formulate()
 
@@ -238,6 +244,7 @@ class _Base:
         self,
         problem: Problem,
         copies: NDArray[np.int64] | None,
+        candidates: NDArray[np.int64] | None,
         tighten: frozenset[str],
         elastic: frozenset[str],
     ) -> None:
@@ -248,6 +255,8 @@ class _Base:
         self.fixed = copies is not None
         if copies is not None:
             self.candidates = copies
+        elif candidates is not None:
+            self.candidates = candidates
         else:
             fits = "memory" not in elastic
             allowed = problem.copy_allowed(fits=fits)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from meldopt.engines.highs import solve_highs
+from meldopt.engines.outcome import Outcome
 from meldopt.engines.pulp import solve_pulp
 from meldopt.errors import UnsupportedFeatureError
 from meldopt.formulations.milp import build_milp
@@ -34,7 +36,6 @@ from meldopt.tolerance import OPTIMALITY
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from meldopt.engines.outcome import Outcome
     from meldopt.formulations.milp import Formulation
     from meldopt.plan import Plan
     from meldopt.problem import Problem
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
 
 POLISH_S = 60.0
 """Seconds at most for the last LP over shares."""
+
+DIVE_SHARE = 0.3
+"""Part of the time that is left which the search near the relaxation gets."""
+
+DIVE_GAP = 2e-4
+"""Gap of the restricted model at which that search ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +63,16 @@ class MilpParams:
         Of the engine; its own choice when None.
     max_columns
         Refuse larger models: they would take memory and time and give nothing.
+    dive_columns
+        Models with more columns are relaxed first, and a plan is sought among the
+        copies that the relaxation uses and their neighbours (relaxation induced
+        neighbourhood, Danna, Rothberg and Le Pape 2005).
     """
 
     engine: str = "highs"
     threads: int | None = None
     max_columns: int = 4_000_000
+    dive_columns: int = 5_000
 
 
 class MilpSolver:
@@ -130,13 +142,17 @@ class MilpSolver:
         run = _Run(self.params, form, log, stop, seed)
         outcome, best = run.go(start)
         plan, bound = best, None
+        if run.relaxed is not None:
+            bound = run.relaxed
         if outcome.x is not None:
             plan = _better(problem, best, run.plan_of(outcome.x))
         # Neither a plan of one copy each nor a fluid stand-in bounds the problem.
         proves = not several and not problem.weight_of("parallel")
         if outcome.bound is not None and proves:
-            bound = form.model.true_objective(outcome.bound)
-            bound -= 1e-10 * abs(bound)
+            low = form.model.true_objective(outcome.bound)
+            bound = low if bound is None else max(bound, low)
+        if bound is not None:
+            bound = bound - 1e-10 * abs(bound) if proves else None
         reason = (
             StopReason.INTERRUPTED
             if outcome.interrupted
@@ -172,6 +188,12 @@ def _better(problem: Problem, one: Plan | None, other: Plan) -> Plan:
     return other
 
 
+def _member(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Say which rows stand among the wanted ones."""
+    known = {tuple(row) for row in wanted.tolist()}
+    return np.array([tuple(row) in known for row in rows.tolist()], dtype=np.bool_)
+
+
 class _Run:
     """One run of an engine, told to a progress log."""
 
@@ -188,6 +210,7 @@ class _Run:
         self.calls = 0
         self.best: tuple[float, Plan | None] = (np.inf, None)
         self.begun = perf_counter()
+        self.relaxed: float | None = None
 
     def go(self, start: Plan | None) -> tuple[Outcome, Plan | None]:
         """Run, from a plan if there is one; returns the outcome and the best plan."""
@@ -199,36 +222,128 @@ class _Run:
                 self.best = (judged.objective, start)
                 self.log.report(0, judged.objective, None, start)
             warm = self.complete(start)
-        nodes = work_limit(self.stop)
-        limit = runtime_limit(self.stop)
-        if limit is not None and np.isinf(limit):
-            limit = None
-        if limit is not None:
-            # Building the model took its part of the time.
-            limit = max(limit - (perf_counter() - self.begun), 0.01)
-        gap = max(gap_target(self.stop) or 0.0, OPTIMALITY / 2)
-        common = {
-            "time_limit": limit,
-            "gap": gap,
-            "nodes": None if nodes is None or np.isinf(nodes) else int(nodes),
-            "seed": self.seed,
-            "threads": params.threads,
-            "start": warm,
-            "on_incumbent": self.watch,
-        }
+        if params.engine == "highs" and form.model.num_columns > params.dive_columns:
+            ended = self.dive()
+            if ended is not None:
+                return ended, self.best[1]
+            if self.best[1] is not None:
+                warm = self.complete(self.best[1])
+        common = self.limits() | {"start": warm, "on_incumbent": self.watch}
         if params.engine == "highs":
-            outcome = solve_highs(form.model, **common)  # type: ignore[arg-type]
+            outcome = solve_highs(form.model, **common)
         else:
-            outcome = solve_pulp(form.model, engine=params.engine, **common)  # type: ignore[arg-type]
+            outcome = solve_pulp(form.model, engine=params.engine, **common)
         return outcome, self.best[1]
 
-    def complete(self, start: Plan) -> NDArray[np.float64] | None:
-        """Turn a plan into values of all columns: the LP with its copies fixed."""
-        import dataclasses
+    def left(self) -> float | None:
+        """Return the seconds that are left, or None without a limit."""
+        limit = runtime_limit(self.stop)
+        if limit is None or np.isinf(limit):
+            return None
+        return max(limit - (perf_counter() - self.begun), 0.01)
 
-        model, z = self.form.model, self.form.z
+    def gap(self) -> float:
+        """Return the gap to stop at; half of what counts as optimal at least."""
+        return max(gap_target(self.stop) or 0.0, OPTIMALITY / 2)
+
+    def closed(self) -> bool:
+        """Return whether the best plan is as near to the relaxation as asked for."""
+        value = self.best[0]
+        if self.relaxed is None or not np.isfinite(value):
+            return False
+        return bool(value - self.relaxed <= self.gap() * abs(value))
+
+    def limits(self) -> dict[str, Any]:
+        """Return what ends a run of the engine."""
+        nodes = work_limit(self.stop)
+        return {
+            "time_limit": self.left(),
+            "gap": self.gap(),
+            "nodes": None if nodes is None or np.isinf(nodes) else int(nodes),
+            "seed": self.seed,
+            "threads": self.params.threads,
+        }
+
+    def dive(self) -> Outcome | None:
+        """Relax, then look for a plan near the relaxation; sets bound and best.
+
+        Returns an outcome if the run is over with it: interrupted, infeasible, or the
+        gap closed.
+        """
+        form = self.form
+        lp = solve_highs(
+            form.model,
+            relax=True,
+            method="ipm",
+            time_limit=self.left(),
+            threads=self.params.threads,
+        )
+        if lp.status == "infeasible" or lp.interrupted:
+            return lp
+        if lp.x is None or lp.bound is None or lp.status != "optimal":
+            return None
+        low = form.model.true_objective(lp.bound)
+        proves = not form.problem.weight_of("parallel")
+        self.relaxed = low if proves else None
+        self.log.report(0, self.best[0], self.relaxed, self.best[1])
+        for wide in (False, True):
+            found = self.restricted(self.near(lp.x, wide=wide))
+            if found.interrupted:
+                return dataclasses.replace(found, x=None, bound=None)
+            if self.closed():
+                return Outcome(
+                    status="feasible", x=None, objective=None, bound=lp.bound
+                )
+        return None
+
+    def restricted(self, candidates: NDArray[np.int64]) -> Outcome:
+        """Look for a plan among some of the copies only."""
+        near = build_milp(
+            self.form.problem, candidates=candidates, by_layer=self.form.by_layer
+        )
+        limits = self.limits()
+        if limits["time_limit"] is not None:
+            limits["time_limit"] *= DIVE_SHARE
+        limits["gap"] = max(limits["gap"], DIVE_GAP)
+        start = None
+        if self.best[1] is not None:
+            start = self.complete(self.best[1], near)
+        watch = _Watch(self, near)
+        found = solve_highs(near.model, start=start, on_incumbent=watch, **limits)
+        if found.x is not None:
+            self.keep(near, found.x, polish=True)
+        return found
+
+    def near(self, x: NDArray[np.float64], *, wide: bool) -> NDArray[np.int64]:
+        """Return the copies near a relaxed solution and near the best plan.
+
+        Those that either uses; if ``wide``, also every copy of the experts on which
+        the two differ.
+        """
+        form, problem = self.form, self.form.problem
+        assert form.z is not None
+        value = x[form.z.range]
+        best = np.zeros(len(value))
+        if self.best[1] is not None:
+            best = np.nan_to_num(form.encode(self.best[1])[form.z.range])
+        keep = (value > 1e-6) | (best > 0.5)
+        every = form.candidates
+        keep |= _member(every, problem.pinned)
+        if wide:
+            differ = np.zeros(problem.num_experts, dtype=bool)
+            differ[every[np.abs(value - best) > 1e-6, 0]] = True
+            keep |= differ[every[:, 0]]
+        found: NDArray[np.int64] = every[keep]
+        return found
+
+    def complete(
+        self, start: Plan, form: Formulation | None = None
+    ) -> NDArray[np.float64] | None:
+        """Turn a plan into values of all columns: the LP with its copies fixed."""
+        form = form or self.form
+        model, z = form.model, form.z
         assert z is not None
-        values = self.form.encode(start)[z.range]
+        values = form.encode(start)[z.range]
         lower, upper = model.col_lower.copy(), model.col_upper.copy()
         if (values < lower[z.range] - 1e-9).any():
             return None
@@ -243,23 +358,62 @@ class _Run:
         x: NDArray[np.float64] | None,
     ) -> bool:
         """Report what the engine has; ends the run at a target objective."""
-        self.calls += 1
         form = self.form
         proves = not form.problem.weight_of("parallel")
-        low = form.model.true_objective(bound) if bound is not None and proves else None
+        low = self.relaxed
+        if bound is not None and proves:
+            value = form.model.true_objective(bound)
+            low = value if low is None else max(low, value)
+        return self.tell(form, objective, low, x)
+
+    def tell(
+        self,
+        form: Formulation,
+        objective: float | None,
+        low: float | None,
+        x: NDArray[np.float64] | None,
+    ) -> bool:
+        """Keep a better plan, report, and say whether the target is met."""
+        self.calls += 1
         if x is not None:
-            plan = form.decode(x)
-            judged = score(form.problem, plan)
-            if judged.feasible and judged.objective < self.best[0]:
-                self.best = (judged.objective, plan)
-        value, plan_ = self.best
-        if plan_ is None and objective is not None:
+            self.keep(form, x)
+        value, plan = self.best
+        if plan is None and objective is not None:
             value = form.model.true_objective(objective)
-        self.log.report(self.calls, value, low, plan_)
+        self.log.report(self.calls, value, low, plan)
         target = objective_target(self.stop)
         return target is not None and self.best[0] <= target
+
+    def keep(
+        self, form: Formulation, x: NDArray[np.float64], *, polish: bool = False
+    ) -> None:
+        """Keep the plan of a solution if it is feasible and the best so far."""
+        plan = form.decode(x)
+        if polish:
+            plan = best_shares(form.problem, plan.copies, time_limit=POLISH_S) or plan
+        judged = score(form.problem, plan)
+        if judged.feasible and judged.objective < self.best[0]:
+            self.best = (judged.objective, plan)
 
     def plan_of(self, x: NDArray[np.float64]) -> Plan:
         """Read a plan off a solution, with the best shares for its copies."""
         plan = best_shares(self.form.problem, self.form.copies(x), time_limit=POLISH_S)
         return self.form.decode(x) if plan is None else plan
+
+
+class _Watch:
+    """Tells what a restricted model finds; its bound proves nothing."""
+
+    def __init__(self, run: _Run, form: Formulation) -> None:
+        self.run, self.form = run, form
+
+    def __call__(
+        self,
+        objective: float | None,
+        bound: float | None,
+        x: NDArray[np.float64] | None,
+    ) -> bool:
+        del bound
+        run = self.run
+        done = run.tell(self.form, objective, run.relaxed, x)
+        return done or run.closed()
