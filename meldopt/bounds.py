@@ -32,7 +32,7 @@ def trivial_bound(problem: Problem) -> float:
 
 def _safe(bound: float) -> float:
     """Give way by rounding: `score` adds up in another order. Inf stays inf."""
-    return bound - 1e-12 * abs(bound) if np.isfinite(bound) else bound
+    return float(bound - 1e-12 * abs(bound)) if np.isfinite(bound) else float(bound)
 
 
 def cheapest_copies(

@@ -53,6 +53,12 @@ ELASTIC = {
 MAX_COLUMNS = 400_000
 """Shares and copies up to which the exact model is built."""
 
+FIRST, SECOND = 0.2, 0.2
+"""Shares of the time for a plan by the exact model, and then by heuristics."""
+
+ANY_OBJECTIVE = 1e300
+"""An objective that every feasible plan reaches."""
+
 SHOWN = 3
 """Experts named one by one in a message."""
 
@@ -266,13 +272,23 @@ def _explain_small(problem: Problem, deadline: float) -> Explanation:
         form.model, objective=np.zeros(form.model.num_columns), objective_scale=1.0
     )
     left = max(deadline - perf_counter(), 0.1)
-    outcome = solve_highs(free, time_limit=0.4 * left)
+    outcome = solve_highs(free, time_limit=FIRST * left)
     if outcome.x is not None:
         plan = _plan_of(problem, form, outcome)
         if score(problem, plan).feasible:
             return _feasible(plan)
+    refuted = outcome.status == "infeasible" and not several
+    near: Plan | None = None
+    if outcome.status != "infeasible":
+        near = _search(problem, SECOND * left)
+        if near is not None and score(problem, near).feasible:
+            return _feasible(near)
     form = build_milp(modelled, elastic=frozenset(ELASTIC))
-    outcome = solve_highs(form.model, time_limit=max(deadline - perf_counter(), 0.1))
+    outcome = solve_highs(
+        form.model,
+        time_limit=max(deadline - perf_counter(), 0.1),
+        start=None if near is None else form.encode(near),
+    )
     if outcome.status == "infeasible":
         return Explanation(
             feasible=None if several else False,
@@ -282,17 +298,17 @@ def _explain_small(problem: Problem, deadline: float) -> Explanation:
             reasons=tuple(_culprits(modelled, deadline)),
         )
     if outcome.x is None:
-        return _unknown()
+        return _unknown(refuted)
     plan = _plan_of(problem, form, outcome)
     judged = score(problem, plan)
     if judged.feasible:
         return _feasible(plan)
     if not {broken.row for broken in judged.violations} <= set(ELASTIC):
-        return _unknown()
+        return _unknown(refuted)
     bound = 0.0 if outcome.bound is None else outcome.bound
     return Explanation(
         # A relaxation of nothing is below the bound: no plan keeps every row.
-        feasible=False if bound > 1e-7 and not several else None,
+        feasible=False if refuted or (bound > 1e-7 and not several) else None,
         plan=plan,
         relaxations=_relaxations(judged),
         proved=outcome.status == "optimal" and not several,
@@ -303,8 +319,10 @@ def _feasible(plan: Plan) -> Explanation:
     return Explanation(feasible=True, plan=plan, relaxations=(), proved=True)
 
 
-def _unknown() -> Explanation:
-    return Explanation(feasible=None, plan=None, relaxations=(), proved=False)
+def _unknown(refuted: bool) -> Explanation:
+    return Explanation(
+        feasible=False if refuted else None, plan=None, relaxations=(), proved=False
+    )
 
 
 def _plan_of(problem: Problem, form: Formulation, outcome: Outcome) -> Plan:
@@ -499,15 +517,19 @@ def _explain_large(problem: Problem, deadline: float) -> Explanation:
 
 
 def _search(problem: Problem, time_limit: float) -> Plan | None:
-    """Return the best that the installed heuristics find; it may break rows."""
-    from .solver import solve, solver_names
+    """Return the first feasible plan of the installed heuristics, or their last."""
+    from .solver import AnyOf, MaxRuntime, TargetObjective, make_solver, solver_names
 
+    stop = AnyOf(MaxRuntime(time_limit), TargetObjective(ANY_OBJECTIVE))
     plan: Plan | None = None
     for name in ("greedy", "local"):
         if name not in solver_names():
             continue
         try:
-            found = solve(problem, name, time_limit=time_limit, start=plan)
+            solver = make_solver(name)
+            if problem.dataflow not in solver.info.capabilities:
+                continue
+            found = solver.solve(problem, stop=stop, seed=0, start=plan)
         except MeldoptError:
             continue
         plan = plan if found.plan is None else found.plan

@@ -82,9 +82,8 @@ def _same_lines(match: re.Match[str]) -> str:
 
 def table(page: str, heading: str) -> list[list[str]]:
     """Return the cells of the first table under a heading, without its head."""
-    lines = [
-        line for line in section(page, heading).splitlines() if line.startswith("|")
-    ]
+    found = re.search(r"^(\|.*\n)+", section(page, heading), re.M)
+    lines = [] if found is None else found.group().splitlines()
     assert len(lines) > 2, f"{page}, {heading}: no table"
     return [
         [

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TIGHTENINGS = {
     "disaggregated": "r <= z for each demand and copy, not summed over demands",
     "coverage": "two copies where any single server may fail, not one outside each",
+    "pruned": "what is not pruned goes away from home unless a copy is there",
     "products": "roam: products sum to the location of either end, not p >= x + x' - 1",
 }
 """Inequalities that integer points satisfy anyway; each can be left out to measure."""
@@ -592,6 +593,54 @@ class _Home(_Base):
             cost=problem.demand_weight[q] * self.f_calls * price * self.scale,
         )
 
+    def pruned_rows(self, z: Block) -> None:
+        """Send what is not pruned away from home, unless a copy is at home.
+
+        ``away + u + later segments of d >= w (1 - copies at home)``, with w what is
+        left when the segments before are full. Without it 0.85 of a copy at home
+        and 0.15 pruned would pass for a copy: memory would be saved by pruning.
+        """
+        if not self.d.size:
+            return
+        problem, app = self.problem, self.app
+        num_n = problem.num_experts
+        dq, di, dn = self.d.keys
+        pairs, of_d = np.unique(dq * num_n + di, return_inverse=True)
+        q, i = pairs // num_n, pairs % num_n
+        layer = problem.layer_of[i]
+        width = problem.prune_width[app[q], layer]  # (pairs, M)
+        left = 1.0 - np.cumsum(width, axis=1)
+        home = problem.source[q, layer]
+        position = np.full(problem.num_demands * num_n, -1, dtype=np.int64)
+        position[pairs] = np.arange(len(pairs))
+        rq, rc = self.r.keys
+        uq, ui, _ = self.u.keys
+        of_r, of_u = position[rq * num_n + self.expert[rc]], position[uq * num_n + ui]
+        away = np.flatnonzero((of_r >= 0) & (self.server[rc] != home[of_r]))
+        other = np.flatnonzero(of_u >= 0)
+        held = self.expert * problem.num_servers + self.server
+        order = np.argsort(held, kind="stable")
+        rows, found = _joined(i * problem.num_servers + home, held[order])
+        for m in range(width.shape[1]):
+            new = np.full(len(pairs), -1, dtype=np.int64)
+            mine = np.flatnonzero((width[:, m] > 0) & (left[:, m] > SHARE))
+            new[mine] = np.arange(len(mine))
+            entries: Entries = []
+            for row, column, value in (
+                (of_r[away], self.r.range[away], np.ones(len(away))),
+                (of_u[other], self.u.range[other], np.ones(len(other))),
+                (of_d[dn > m], self.d.range[dn > m], np.ones(int((dn > m).sum()))),
+                (rows, z.range[order[found]], left[rows, m]),
+            ):
+                keep = new[row] >= 0
+                entries.append((new[row][keep], column[keep], value[keep]))
+            self.builder.add_rows(
+                "pruned",
+                [q[mine], i[mine], np.full(len(mine), m)],
+                entries,
+                lower=left[mine, m],
+            )
+
     def fuse_unit(self) -> tuple[NDArray[np.int64], int]:
         """Return what ``f`` is counted by for each candidate, and how many of it."""
         if self.by_layer:
@@ -622,6 +671,8 @@ class _Home(_Base):
         self.fuse_rows()
         if self.z is None:
             return
+        if "pruned" in self.tighten:
+            self.pruned_rows(self.z)
         z = self.z
         if "disaggregated" in self.tighten:
             rows = np.arange(self.r.size)

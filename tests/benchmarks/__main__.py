@@ -14,9 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OUTPUT = Path("build/bench.json")
 
@@ -61,7 +64,9 @@ def _python(code: str, **environment: str) -> dict[str, float]:
     return found
 
 
-def _solve(instance: str, solver: str, seconds: float, **environment: str) -> dict:
+def _solve(
+    instance: str, solver: str, seconds: float, **environment: str
+) -> dict[str, Any]:
     """Run the CLI; returns its JSON object with the wall-clock of the process."""
     begun = time.perf_counter()
     done = subprocess.run(
@@ -202,10 +207,11 @@ def machine() -> dict[str, str]:
     """Say where and with what the figures were measured."""
     from importlib.metadata import version
 
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     packages = ("meldopt", "numpy", "highspy", "ortools", "PuLP", "numba")
     return {
         "cores": str(os.cpu_count()),
-        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "memory": f"{memory / 2**30:.0f} GiB",
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
     } | {name: version(name) for name in packages}

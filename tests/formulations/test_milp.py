@@ -59,6 +59,7 @@ def test_optimum_is_that_of_the_oracle(seed, by_layer):
 SWITCHES = {
     "disaggregated": {"dataflow": "home"},
     "coverage": {"dataflow": "home", "coverage": True, "memory": True},
+    "pruned": {"dataflow": "home", "prune": True, "memory": True},
     "products": {"dataflow": "roam"},
 }
 """What problems each tightening is about."""
@@ -124,7 +125,7 @@ def test_two_copies_show_what_halves_hide():
         assert solve_highs(model).status == "infeasible"
 
 
-@pytest.mark.parametrize("name", ["disaggregated", "products"])
+@pytest.mark.parametrize("name", ["disaggregated", "pruned", "products"])
 def test_tightenings_tighten(name):
     """Each tightening moves the relaxation of some small problem: none is idle."""
     for seed in range(200):
