@@ -47,7 +47,7 @@ def cheapest_copies(
                 problem.flop * problem.s_per_flop[v, b]
                 + problem.size_bytes[:, b] * problem.s_per_byte[v]
             ) * work_price[v]
-            fits = problem.size_bytes[:, b] <= problem.room_bytes[v] * (1 + 1e-6)
+            fits = problem.size_bytes[:, b] <= problem.largest_bytes[v]
             for g in range(num_g):
                 cost = work + nat * problem.format_loss[g, :, b]
                 np.minimum(least[g, v], np.where(fits, cost, np.inf), out=least[g, v])
@@ -74,16 +74,20 @@ def cheapest_answers(
         width = problem.fuse_width[app, :, m][:, :, None]
         fuse += width * np.minimum(gain, 0.0)
     fuse = np.where(problem.remote, fuse, 0.0)
+    asked, other = problem.similar.T
+    at_server = np.full((len(least), problem.num_servers, problem.num_experts), np.inf)
+    if len(asked):
+        for v, s in enumerate(problem.server_of):
+            np.minimum(at_server[:, s], least[:, v], out=at_server[:, s])
     answers = np.full((problem.num_demands, problem.num_experts), np.inf)
     for q in range(problem.num_demands):
         go = net[q] + fuse[q]  # (L, S)
         best = answers[q]
         for v, s in enumerate(problem.server_of):
             np.minimum(best, go[layer_of, s] + least[app[q], v], out=best)
-        for n, (i, j) in enumerate(problem.similar):
-            here = problem.places_of[int(problem.source[q, layer_of[i]])]
-            cost = least[app[q], here, j].min() + nat * problem.similar_loss[app[q], n]
-            best[i] = min(best[i], cost)
+        here = problem.source[q, layer_of[asked]]
+        cost = at_server[app[q], here, other] + nat * problem.similar_loss[app[q]]
+        np.minimum.at(best, asked, cost)
     # Pruning: the cheapest first, as far as the segments are wide.
     pruned = np.zeros_like(answers)
     left = np.ones_like(answers)

