@@ -37,6 +37,9 @@ DISK_READ = 2e9
 RAM_READ = 25e9
 """Bytes/s of a RAM tier whose device has no host link; PCIe 4.0 x16 in practice."""
 
+MAX_EXPERTS = 1_000_000
+"""Experts of all layers; more is a typo, and would take all memory."""
+
 PROFILE_ARRAYS = (
     "calls",
     "parameters",
@@ -391,12 +394,19 @@ class _Builder:
             self.fail(
                 "model", "got no layers and experts, expected them or a catalogue name"
             )
+        if layers > MAX_EXPERTS:
+            self.fail("model.layers", f"got {layers}, expected at most {MAX_EXPERTS}")
         per_layer = [experts] * layers if isinstance(experts, int) else list(experts)
         if len(per_layer) != layers or layers < 1 or min(per_layer) < 1:
             self.fail(
                 "model.experts",
                 f"got {len(per_layer)} layers of {min(per_layer, default=0)} or more "
                 f"experts, expected {layers} layers (at least one) of at least one",
+            )
+        if sum(per_layer) > MAX_EXPERTS:
+            self.fail(
+                "model.experts",
+                f"got {sum(per_layer)} experts in all, expected at most {MAX_EXPERTS}",
             )
         if top_k is None:
             self.fail("model.top_k", "missing, expected calls per token and layer")

@@ -90,7 +90,11 @@ def check_writable(path: Path) -> None:
     """Refuse a target that cannot be written, before any work is done."""
     if path.is_dir():
         raise FileFormatError(f"{path}: is a directory, expected a file to write")
-    parent = path.parent
+    if _is_special(path):
+        if not os.access(path, os.W_OK):
+            raise FileFormatError(f"{path}: cannot be written: Permission denied")
+        return
+    parent = _followed(path).parent
     if not parent.is_dir():
         raise FileFormatError(f"{path}: its folder does not exist")
     try:
@@ -101,8 +105,28 @@ def check_writable(path: Path) -> None:
     Path(name).unlink()
 
 
+def _is_special(path: Path) -> bool:
+    """Say whether a path is a device or a pipe, which a rename would destroy."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _followed(path: Path) -> Path:
+    """Return what a symbolic link names; any other path as it is."""
+    return path.resolve() if path.is_symlink() else path
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: temporary file, fsync, rename."""
+    """Write a file atomically: temporary file, fsync, rename.
+
+    A device or a pipe is written to as it is; a symbolic link is followed.
+    """
+    if _is_special(path):
+        try:
+            path.write_bytes(data)
+        except OSError as exc:
+            raise FileFormatError(f"{path}: cannot be written: {exc.strerror}") from exc
+        return
+    path = _followed(path)
     try:
         handle, name = tempfile.mkstemp(prefix=".meldopt-", dir=path.parent)
     except OSError as exc:

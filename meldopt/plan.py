@@ -274,6 +274,13 @@ def plan_to_file(
     elif count:
         shares = _share_entries(plan)
     record = {key: plan.record[key] for key in _RECORD if key in plan.record}
+    for key in ("objective", "bound", "gap"):  # JSON has no inf
+        if record.get(key) is not None and not np.isfinite(record[key]):
+            del record[key]
+    if "terms" in record:
+        record["terms"] = {
+            term: value for term, value in record["terms"].items() if np.isfinite(value)
+        }
     return (
         PlanFile(
             format_version=FORMAT_VERSION,
@@ -336,7 +343,8 @@ def _share_entries(plan: Plan) -> list[ShareEntry]:
                 ServedEntry(
                     server=labels.places[v][0],
                     share=share,
-                    fused=_dense(fused.get((q, i, v), {})),
+                    # Once, should a share be listed twice.
+                    fused=_dense(fused.pop((q, i, v), {})),
                 )
             )
         application, home = labels.demands[q]

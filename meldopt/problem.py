@@ -351,9 +351,10 @@ class Problem:
     def needed(self) -> NDArray[np.bool_]:
         """Which experts some demand calls, or a roaming token passes; (N,)."""
         apps = np.unique(self.application_of)  # an application may have no demand
-        used: NDArray[np.bool_] = (
-            (self.calls[apps] > 0) | (self.entry[apps] > 0) | (self.exit[apps] > 0)
-        ).any(axis=0)
+        passed = np.maximum(self.entry[apps], self.exit[apps])
+        used: NDArray[np.bool_] = np.max(
+            np.maximum(self.calls[apps], passed) > 0, axis=0
+        )
         weighted = (self.pair_weight[apps] > 0).any(axis=0)
         used[self.pairs[weighted].ravel()] = True
         return used

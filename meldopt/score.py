@@ -52,8 +52,8 @@ class Row:
 
     @property
     def violated(self) -> bool:
-        """Whether the row is violated beyond tolerance."""
-        return self.slack < -allowed(self.limit)
+        """Whether the row is violated beyond tolerance; a nan is no proof."""
+        return not self.slack >= -allowed(self.limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,7 @@ class Flows:
 
     def _roam(self) -> None:
         problem = self.problem
-        if len(self.plan.served) + len(self.uq) + len(self.pq):
+        if len(self.plan.served) + len(self.fq) + len(self.uq) + len(self.pq):
             raise PlanError("shares: got exceptions, but in roam a plan has none")
         self.location = locate_calls(problem, self.copies)
         of = self.location[problem.application_of]  # (Q, C)
@@ -337,6 +337,23 @@ def pair_flows(
     return between, ends[0], ends[1]
 
 
+def _check_indices(problem: Problem, plan: Plan) -> None:
+    """Refuse what names nothing: a negative index would count from the end."""
+    pairs = (problem.num_demands, problem.num_experts)
+    places, held = problem.num_places, len(plan.copies)
+    for name, table, limit in (
+        ("copies", plan.copies, (problem.num_experts, places, problem.num_formats)),
+        ("served", plan.served, (*pairs, held)),
+        ("fused", plan.fused, (*pairs, places, problem.fuse_width.shape[2])),
+        ("substituted", plan.substituted, (*pairs, held)),
+        ("pruned", plan.pruned, (*pairs, problem.prune_width.shape[2])),
+    ):
+        if ((table < 0) | (table >= np.array(limit))).any():
+            raise PlanError(
+                f"{name}: got an index out of range, expected below {limit}"
+            )
+
+
 class _Judge:
     """Terms and rows of one plan."""
 
@@ -347,6 +364,7 @@ class _Judge:
                 f"({plan.instance_digest[:18]}…), expected {problem.name!r} "
                 f"({problem.instance_digest[:18]}…)"
             )
+        _check_indices(problem, plan)
         self.problem = problem
         self.plan = plan
         self.flows = flows = Flows(problem, plan)
@@ -1122,42 +1140,47 @@ def fluid(problem: Problem, flows: Flows) -> float:
     experts is served there: round trip and transfer count that share, work the sum of
     shares. It is convex in the shares, so exact models can minimise it.
     """
-    num_q, num_n = problem.num_demands, problem.num_experts
-    num_s = problem.num_servers
-    served = np.zeros((num_q, num_n, num_s))
-    moved = np.zeros((num_q, num_n, num_s))
-    work = np.zeros((num_q, num_n, num_s))
-    np.add.at(served, (flows.q, flows.i, flows.server), flows.share)
-    np.add.at(moved, (flows.q, flows.i, flows.server), flows.share)
-    np.add.at(
-        moved,
-        (flows.fq, flows.fi, problem.server_of[flows.fv]),
-        -(1 - problem.fuse_factor) * flows.fshare,
-    )
-    np.add.at(work, (flows.q, flows.i, flows.server), flows.share * flows.work)
+    num_n, num_s = problem.num_experts, problem.num_servers
+    token, layer, slot = np.nonzero(problem.sample_experts >= 0)
+    if not len(token):
+        return 0.0
+    demand = problem.sample_demand[token]
+    wanted = demand * num_n + problem.sample_experts[token, layer, slot]
+    keys, call = np.unique(wanted, return_inverse=True)
+
+    def table(
+        q: NDArray[np.int64],
+        i: NDArray[np.int64],
+        s: NDArray[np.int64],
+        values: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Sum values of sampled (demand, expert) pairs by server; (keys, S)."""
+        key = q * num_n + i
+        at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+        hit = keys[at] == key
+        size = len(keys) * num_s
+        return sum_by((at * num_s + s)[hit], values[hit], size).reshape(-1, num_s)
+
+    served = table(flows.q, flows.i, flows.server, flows.share)
+    fused_at = problem.server_of[flows.fv]
+    fused = table(flows.fq, flows.fi, fused_at, flows.fshare)
+    work = table(flows.q, flows.i, flows.server, flows.share * flows.work)
     copy = flows.copies[flows.uc]
-    np.add.at(
-        work,
-        (flows.uq, flows.ui, problem.server_of[copy[:, 1]]),
-        flows.ushare * substituted_work(problem, flows),
+    work += table(
+        flows.uq,
+        flows.ui,
+        problem.server_of[copy[:, 1]],
+        flows.ushare * problem.work_s(copy[:, 0], copy[:, 1], copy[:, 2]),
     )
-    total = 0.0
-    for t, q in enumerate(problem.sample_demand.tolist()):
-        for layer in range(problem.num_layers):
-            experts = problem.sample_experts[t, layer]
-            experts = experts[experts >= 0]
-            if not len(experts):
-                continue
-            trip = np.where(
-                problem.reachable[q, layer], problem.round_trip_s[q, layer], 0
-            )
-            time = (
-                trip * served[q, experts].max(axis=0)
-                + problem.transfer_s[q, layer] * moved[q, experts].max(axis=0)
-                + work[q, experts].sum(axis=0)
-            )
-            total += float(time.max())
-    return total / max(len(problem.sample_demand), 1)
+    moved = served - (1 - problem.fuse_factor) * fused
+    # One group for each token and layer; its calls stand side by side.
+    first = np.flatnonzero(np.diff(token * problem.num_layers + layer, prepend=-1))
+    q, l_ = demand[first], layer[first]
+    trip = np.where(problem.reachable[q, l_], problem.round_trip_s[q, l_], 0.0)
+    time = trip * np.maximum.reduceat(served[call], first)
+    time += problem.transfer_s[q, l_] * np.maximum.reduceat(moved[call], first)
+    time += np.add.reduceat(work[call], first)
+    return float(time.max(axis=1).sum()) / len(problem.sample_demand)
 
 
 def worst_rows(rows: Sequence[Row], count: int = 5) -> list[Row]:

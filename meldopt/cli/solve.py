@@ -47,9 +47,18 @@ if TYPE_CHECKING:
     metavar="GAP",
     help="Stop at this gap: 0.5% or 0.005.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="INTEGER",
+    help="Random seed.",
+)
 @click.option("--start", metavar="PLAN", help="Start from this plan.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the solver.")
+@click.option(
+    "--threads", type=click.IntRange(min=1, max=256), help="Threads of the solver."
+)
 @click.option(
     "-o",
     "--output",

@@ -204,6 +204,8 @@ def _solve_once(
     stop = threading.Event()
     if integral:
         _watch(highs, on_incumbent, stop, factor)
+    elif model.num_columns > LARGE_MODEL:
+        _hear(highs, stop)
     interrupted = _run(highs, stop)
     return _outcome(highs, model, integral, interrupted, gap, factor)
 
@@ -242,22 +244,41 @@ def _watch(
         highs.startCallback(kind)
 
 
+def _hear(highs: Any, stop: threading.Event) -> None:
+    """Let ``stop`` end a linear programme; small ones end soon enough."""
+    kinds = highspy.cb.HighsCallbackType
+
+    def callback(kind: Any, message: str, out: Any, give: Any, data: Any) -> None:
+        if stop.is_set():
+            give.user_interrupt = True
+
+    highs.setCallback(callback, None)
+    highs.startCallback(kinds.kCallbackSimplexInterrupt)
+    highs.startCallback(kinds.kCallbackIpmInterrupt)
+
+
 def _run(highs: Any, stop: threading.Event) -> bool:
-    """Run in a thread, so that Ctrl-C reaches us and not the engine."""
+    """Run in a thread, so that Ctrl-C reaches us and not the engine.
+
+    Not by joining it: interrupted, that takes a running thread for ended (Python 3.11).
+    """
     failure: list[BaseException] = []
+    done = threading.Event()
 
     def work() -> None:
         try:
             highs.run()
         except Exception as exc:
             failure.append(exc)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
     interrupted = False
-    while thread.is_alive():
+    while True:
         try:
-            thread.join(0.1)
+            if done.wait(0.1):
+                break
         except KeyboardInterrupt:
             interrupted = True
             stop.set()

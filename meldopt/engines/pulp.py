@@ -9,8 +9,10 @@ recomputed, and CBC's bound is parsed from its log.
 from __future__ import annotations
 
 import re
+import subprocess
 import tempfile
 import threading
+import types
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,7 @@ _INFEASIBLE = re.compile(
     r"|Pre-processing says infeasible or unbounded",
     re.IGNORECASE,
 )
+_RESULT = re.compile(r"^Result - (.*)$", re.MULTILINE)
 _PARTIAL = re.compile(
     rf"Partial search - best objective {_NUMBER} \(best possible {_NUMBER}\)"
 )
@@ -154,28 +157,60 @@ def _solver(name: str, *, log: Path, warm: bool, **limits: Any) -> Any:
         )
 
 
+class _Processes:
+    """Remember the processes that PuLP starts for CBC, which it hands to nobody.
+
+    Without this CBC would go on after an interruption, up to its time limit.
+    """
+
+    def __enter__(self) -> list[subprocess.Popen[Any]]:
+        from pulp.apis import coin_api
+
+        started: list[subprocess.Popen[Any]] = []
+
+        def start(*args: Any, **kwargs: Any) -> subprocess.Popen[Any]:
+            started.append(subprocess.Popen(*args, **kwargs))
+            return started[-1]
+
+        self._module: Any = coin_api
+        self._before = coin_api.subprocess
+        names = vars(subprocess) | {"Popen": start}
+        self._module.subprocess = types.SimpleNamespace(**names)
+        return started
+
+    def __exit__(self, *_: object) -> None:
+        self._module.subprocess = self._before
+
+
 def _run(
     problem: Any, solver: Any, log: Path, on_incumbent: OnIncumbent | None
 ) -> bool:
     """Run in a thread and watch the log; returns whether it was interrupted."""
     failure: list[BaseException] = []
+    done = threading.Event()  # an interrupted join takes a running thread for ended
 
     def work() -> None:
         try:
             problem.solve(solver)
         except Exception as exc:
             failure.append(exc)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        try:
-            thread.join(0.5)
-            if on_incumbent is not None and log.is_file():
-                objective, bound = parse_cbc_log(log.read_text(errors="replace"))
-                on_incumbent(objective, bound, None)
-        except KeyboardInterrupt:
-            return True
+    with _Processes() as started:
+        threading.Thread(target=work, daemon=True).start()
+        while True:
+            try:
+                if done.wait(0.5):
+                    break
+                if on_incumbent is not None and log.is_file():
+                    objective, bound = parse_cbc_log(log.read_text(errors="replace"))
+                    on_incumbent(objective, bound, None)
+            except KeyboardInterrupt:
+                for process in started:
+                    process.kill()
+                done.wait(10.0)
+                return True
     if failure:
         raise SolverError(f"engine failed: {failure[0]}") from failure[0]
     return False
@@ -192,7 +227,9 @@ def _outcome(
     import pulp
 
     logged = parse_cbc_log(log)[1]
-    if not interrupted and _INFEASIBLE.search(log):
+    ended = _RESULT.findall(log)  # parts of the search may be infeasible
+    infeasible = "infeasible" in ended[-1] if ended else _INFEASIBLE.search(log)
+    if not interrupted and infeasible:
         return Outcome(status="infeasible", x=None, objective=None, bound=None)
     if interrupted:
         return Outcome(

@@ -7,6 +7,7 @@ Small problems go to `milp` at once. Middle ones get a plan from `local` first, 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from meldopt.plan import Plan
     from meldopt.problem import Problem
     from meldopt.solver import OnProgress, Result, StopCriterion
+
+
+UNLIMITED_S = 30.0
+"""Seconds that `local` gets before `milp` where there is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +175,8 @@ class AutoSolver:
         ]
         limit, work = runtime_limit(stop), work_limit(stop)
         share = 1.0 if last else self.params.share_of_local
+        if not last and work is None and (limit is None or math.isinf(limit)):
+            limit = UNLIMITED_S / share
         if limit is not None:
             rest.append(MaxRuntime(max(limit - begun, 0.0) * share))
         if work is not None:

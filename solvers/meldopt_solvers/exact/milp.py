@@ -278,7 +278,9 @@ class _Run:
             time_limit=self.left(),
             threads=self.params.threads,
         )
-        if lp.status == "infeasible" or lp.interrupted:
+        if lp.interrupted:
+            return dataclasses.replace(lp, status="unknown", x=None, bound=None)
+        if lp.status == "infeasible":
             return lp
         if lp.x is None or lp.bound is None or lp.status != "optimal":
             return None
@@ -289,7 +291,8 @@ class _Run:
         for wide in (False, True):
             found = self.restricted(self.near(lp.x, wide=wide))
             if found.interrupted:
-                return dataclasses.replace(found, x=None, bound=None)
+                # What it says of a part of the copies says nothing of the whole.
+                return dataclasses.replace(found, status="unknown", x=None, bound=None)
             if self.closed():
                 return Outcome(
                     status="feasible", x=None, objective=None, bound=lp.bound
