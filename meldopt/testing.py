@@ -205,7 +205,7 @@ class SolverContract:
     @pytest.fixture
     def stop(self, solver: Solver) -> StopCriterion:
         """Return a repeatable criterion that the solver knows, with a safety net."""
-        for one in (DeterministicTime(5.0), MaxIterations(200)):
+        for one in (MaxIterations(200), DeterministicTime(5.0)):
             stop = AnyOf(one, MaxRuntime(TIME_LIMIT_S))
             if solver.info.stops is None or isinstance(one, solver.info.stops):
                 return stop

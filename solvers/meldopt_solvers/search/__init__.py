@@ -1,0 +1,1 @@
+"""Heuristics that build and improve plans, without a proof."""
