@@ -205,10 +205,12 @@ class SolverContract:
     @pytest.fixture
     def stop(self, solver: Solver) -> StopCriterion:
         """Return a repeatable criterion that the solver knows, with a safety net."""
-        for one in (MaxIterations(200), DeterministicTime(5.0)):
-            stop = AnyOf(one, MaxRuntime(TIME_LIMIT_S))
-            if solver.info.stops is None or isinstance(one, solver.info.stops):
-                return stop
+        known = solver.info.stops
+        if known is None:  # it asks the check itself, after each iteration
+            return AnyOf(MaxIterations(200), MaxRuntime(TIME_LIMIT_S))
+        for one in (DeterministicTime(5.0), MaxIterations(200)):
+            if isinstance(one, known):
+                return AnyOf(one, MaxRuntime(TIME_LIMIT_S))
         return MaxRuntime(TIME_LIMIT_S)
 
     @pytest.fixture(params=KINDS)
