@@ -114,7 +114,7 @@ class SharesLp:
         if model.num_columns > LARGE_MODEL:  # nothing to start the simplex from
             self._cost.highs.setOptionValue("solver", "ipm")
         found = self._ask(model.col_lower[z], model.col_upper[z], time_limit)
-        self._cost.highs.setOptionValue("solver", "choose")
+        self._cost.highs.setOptionValue("solver", "simplex")
         return found
 
     def fix(

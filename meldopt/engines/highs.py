@@ -44,6 +44,8 @@ def make_highs(model: LinearModel, *, relax: bool = False, factor: float = 1.0) 
     """
     highs = _quiet_class()()
     highs.setOptionValue("output_flag", False)
+    # Which of two methods wins a race must not decide between equal optima.
+    highs.setOptionValue("solver", "simplex")
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = model.num_columns, model.num_rows
     lp.col_cost_ = model.objective * factor
@@ -75,7 +77,7 @@ def solve_highs(
     threads: int | None = None,
     start: NDArray[np.float64] | None = None,
     relax: bool = False,
-    method: str = "choose",
+    method: str = "simplex",
     on_incumbent: OnIncumbent | None = None,
 ) -> Outcome:
     """Minimise a linear model with HiGHS.
@@ -97,7 +99,7 @@ def solve_highs(
     relax
         Solve the linear relaxation.
     method
-        How the relaxation is solved: ``choose``, ``simplex`` or ``ipm``, the interior
+        How the relaxation is solved: ``simplex`` or ``ipm``, the interior
         point method with crossover, faster on large ones.
     on_incumbent
         Called from the solver's thread; returning True stops it.

@@ -103,7 +103,7 @@ class CpsatSolver:
             "quality",
             "pair",
         ),
-        deterministic=True,
+        deterministic=False,  # among equal optima the plan may differ between runs
         params=CpsatParams,
         packages=("highspy", "ortools"),
         citation="Perron and Furnon, OR-Tools, https://developers.google.com/optimization",
