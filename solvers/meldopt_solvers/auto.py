@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from meldopt.solver import (
+    CAPABILITIES,
     AnyOf,
     DeterministicTime,
     MaxRuntime,
@@ -67,21 +68,7 @@ class AutoSolver:
         name="auto",
         kind="portfolio",
         summary="chooses by size: milp, local then milp, or local",
-        capabilities=frozenset(
-            {
-                "home",
-                "roam",
-                "copies",
-                "formats",
-                "tiers",
-                "budgets",
-                "pruning",
-                "fusion",
-                "substitution",
-                "bound",
-                "start",
-            }
-        ),
+        capabilities=frozenset(CAPABILITIES),
         terms=(
             "serial",
             "parallel",

@@ -17,6 +17,7 @@ from meldopt.formulations.milp import build_milp
 from meldopt.formulations.shares import best_shares
 from meldopt.score import score
 from meldopt.solver import (
+    CAPABILITIES,
     ProgressLog,
     SolverInfo,
     StopReason,
@@ -79,21 +80,7 @@ class CpsatSolver:
         name="cpsat",
         kind="exact",
         summary="copies by CP-SAT, shares by prices and an LP; proves its bound",
-        capabilities=frozenset(
-            {
-                "home",
-                "roam",
-                "copies",
-                "formats",
-                "tiers",
-                "budgets",
-                "pruning",
-                "fusion",
-                "substitution",
-                "bound",
-                "start",
-            }
-        ),
+        capabilities=frozenset(CAPABILITIES),
         terms=(
             "serial",
             "fluid",

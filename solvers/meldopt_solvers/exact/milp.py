@@ -17,6 +17,7 @@ from meldopt.formulations.milp import build_milp
 from meldopt.formulations.shares import best_shares
 from meldopt.score import score
 from meldopt.solver import (
+    CAPABILITIES,
     DeterministicTime,
     MaxRuntime,
     ProgressLog,
@@ -82,21 +83,7 @@ class MilpSolver:
         name="milp",
         kind="exact",
         summary="one mixed-integer linear programme, HiGHS or CBC; proves its bound",
-        capabilities=frozenset(
-            {
-                "home",
-                "roam",
-                "copies",
-                "formats",
-                "tiers",
-                "budgets",
-                "pruning",
-                "fusion",
-                "substitution",
-                "bound",
-                "start",
-            }
-        ),
+        capabilities=frozenset(CAPABILITIES),
         terms=(
             "serial",
             "fluid",
