@@ -17,12 +17,11 @@ import pytest
 from hand_case import FULL, HALF, A, B, C, changed, copies, document, instance_of
 from pulp.apis import coin_api
 
-import meldopt.engines.cpsat as cpsat_module
-import meldopt.engines.highs as highs_module
 import meldopt.engines.pulp as pulp_module
 from meldopt.bounds import trivial_bound
 from meldopt.builder import build_problem
-from meldopt.errors import InstanceError, PlanError
+from meldopt.engines.aside import run_aside
+from meldopt.errors import InstanceError, PlanError, SolverError
 from meldopt.files import check_writable, write_bytes
 from meldopt.plan import Plan, plan_from_file, plan_to_file
 from meldopt.score import Row, score
@@ -227,29 +226,47 @@ def test_an_interrupted_engine_of_pulp_leaves_no_process(tmp_path: Path) -> None
     assert coin_api.subprocess is before
 
 
-@pytest.mark.parametrize("name", ["highs", "cpsat"])
-def test_an_interrupted_engine_is_waited_for(name: str) -> None:
-    """Ctrl-C while an engine runs never lets its results be read before it ends."""
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_an_interrupted_engine_is_waited_for(when: str) -> None:
+    """A signal at any moment never lets results be read before the engine ends."""
     ended = threading.Event()
-    release = threading.Event()
+    waiting, release = threading.Event(), threading.Event()
 
-    def run(*_: object) -> int:
-        signal.raise_signal(signal.SIGINT)  # the main thread is interrupted waiting
+    def work() -> int:
+        if when == "before":  # the main thread is still starting this one
+            signal.raise_signal(signal.SIGINT)
+        else:
+            waiting.wait(10)
+            signal.raise_signal(signal.SIGINT)
         release.wait(10)
         ended.set()
-        return 0
+        return 7
 
-    def stop(*_: object) -> None:
-        release.set()
+    def tick(interrupted: bool) -> None:
+        waiting.set()
+        if interrupted:
+            release.set()
 
-    engine = SimpleNamespace(run=run, solve=run, stop_search=stop)
-    timer = threading.Timer(0.5, release.set)
-    timer.start()
-    if name == "highs":
-        assert highs_module._run(engine, threading.Event())
-    else:
-        recorder = SimpleNamespace(objective=None, latest=lambda told: (None, told))
-        found = cpsat_module._run(engine, None, recorder, [], None)  # type: ignore[arg-type]
-        assert found == (0, True, True)
+    handler = signal.getsignal(signal.SIGINT)
+    assert run_aside("it", work, tick, period_s=0.01) == (7, True)
     assert ended.is_set()
-    timer.cancel()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_engine_that_does_not_end_is_given_up() -> None:
+    """With a patience, an interruption is not waited for without end."""
+    release = threading.Event()
+
+    def tick(interrupted: bool) -> None:
+        if not interrupted:
+            raise KeyboardInterrupt
+
+    found = run_aside("it", release.wait, tick, period_s=0.01, patience_s=0.05)
+    assert found == (None, True)
+    release.set()
+
+
+def test_a_failing_engine_is_named() -> None:
+    """An exception of the engine becomes one line that says whose it is."""
+    with pytest.raises(SolverError, match=r"it failed: division"):
+        run_aside("it", lambda: 1 / 0, lambda _: None, period_s=0.01)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from meldopt.errors import SolverError
+
+from .aside import run_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,7 +136,21 @@ def solve_cpsat(
     recorder = _Recorder(watch)
     bounds: list[float] = []
     solver.best_bound_callback = bounds.append
-    status, stopped, by_key = _run(solver, model, recorder, bounds, on_tick)
+    stopped = False
+    told = 0
+
+    def tick(interrupted: bool) -> None:
+        nonlocal stopped, told
+        if stopped or interrupted:
+            # A stop that came before the search had begun was not heard: say it again.
+            solver.stop_search()
+        elif on_tick is not None:
+            latest, told = recorder.latest(told)
+            stopped = on_tick(latest, recorder.objective, max(bounds, default=None))
+
+    status, by_key = run_aside(
+        "CP-SAT", lambda: solver.solve(model, recorder), tick, period_s=_TICK_S
+    )
     if status == cp_model.MODEL_INVALID:
         raise SolverError(f"CP-SAT refused the model: {model.validate()}")
     kind = _STATUS[status]
@@ -155,43 +170,3 @@ def solve_cpsat(
         interrupted=stopped,
         by_key=by_key,
     )
-
-
-def _run(
-    solver: Any,
-    model: Any,
-    recorder: _Recorder,
-    bounds: list[float],
-    on_tick: OnTick | None,
-) -> tuple[int, bool, bool]:
-    """Run in a thread, so that Ctrl-C reaches us and not the engine."""
-    found: list[int] = []
-    failure: list[BaseException] = []
-    done = threading.Event()  # an interrupted join takes a running thread for ended
-
-    def work() -> None:
-        try:
-            found.append(solver.solve(model, recorder))
-        except Exception as exc:
-            failure.append(exc)
-        finally:
-            done.set()
-
-    threading.Thread(target=work, daemon=True).start()
-    stopped = by_key = False
-    told = 0
-    while True:
-        try:
-            if done.wait(_TICK_S):
-                break
-            if stopped:
-                # A stop that came before the search had begun was not heard.
-                solver.stop_search()
-            elif on_tick is not None:
-                latest, told = recorder.latest(told)
-                stopped = on_tick(latest, recorder.objective, max(bounds, default=None))
-        except KeyboardInterrupt:
-            stopped = by_key = True
-    if failure:
-        raise SolverError(f"CP-SAT failed: {failure[0]}") from failure[0]
-    return found[0], stopped, by_key

@@ -10,8 +10,7 @@ import highspy
 import numpy as np
 import scipy.sparse as sp
 
-from meldopt.errors import SolverError
-
+from .aside import run_aside
 from .highs import LARGE_MODEL, make_highs
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ class _Lp:
 
     def __init__(self, highs: Any, *, large: bool) -> None:
         self.highs = highs
-        self._stop, self._done = threading.Event(), threading.Event()
-        self._failure: list[BaseException] = []
+        self._stop = threading.Event()
         if large:  # else it has ended before anybody could ask twice
             kinds = highspy.cb.HighsCallbackType
             highs.setCallback(self._ask, None)
@@ -60,30 +58,16 @@ class _Lp:
         if self._stop.is_set():
             give.user_interrupt = True
 
-    def _work(self) -> None:
-        try:
-            self.highs.run()
-        except Exception as exc:
-            self._failure.append(exc)
-        finally:
-            self._done.set()
-
     def run(self) -> None:
         """Run in a thread, so that Ctrl-C reaches us and not the engine."""
-        self._failure.clear()
-        self._done.clear()  # an interrupted join takes a running thread for ended
-        threading.Thread(target=self._work, daemon=True).start()
-        while True:
-            try:
-                if self._done.wait(0.1):
-                    break
-            except KeyboardInterrupt:
-                self._stop.set()
-        if self._stop.is_set():
-            self._stop.clear()
+        _, interrupted = run_aside("HiGHS", self.highs.run, self._tick, period_s=0.1)
+        self._stop.clear()
+        if interrupted:
             raise KeyboardInterrupt
-        if self._failure:
-            raise SolverError(f"HiGHS failed: {self._failure[0]}")
+
+    def _tick(self, interrupted: bool) -> None:
+        if interrupted:
+            self._stop.set()
 
 
 class SharesLp:

@@ -12,6 +12,7 @@ import numpy as np
 
 from meldopt.errors import SolverError
 
+from .aside import run_aside
 from .outcome import Outcome
 
 if TYPE_CHECKING:
@@ -208,7 +209,12 @@ def _solve_once(
         _watch(highs, on_incumbent, stop, factor)
     elif model.num_columns > LARGE_MODEL:
         _hear(highs, stop)
-    interrupted = _run(highs, stop)
+
+    def tick(interrupted: bool) -> None:
+        if interrupted:
+            stop.set()
+
+    _, interrupted = run_aside("HiGHS", highs.run, tick, period_s=0.1)
     return _outcome(highs, model, integral, interrupted, gap, factor)
 
 
@@ -257,36 +263,6 @@ def _hear(highs: Any, stop: threading.Event) -> None:
     highs.setCallback(callback, None)
     highs.startCallback(kinds.kCallbackSimplexInterrupt)
     highs.startCallback(kinds.kCallbackIpmInterrupt)
-
-
-def _run(highs: Any, stop: threading.Event) -> bool:
-    """Run in a thread, so that Ctrl-C reaches us and not the engine.
-
-    Not by joining it: interrupted, that takes a running thread for ended (Python 3.11).
-    """
-    failure: list[BaseException] = []
-    done = threading.Event()
-
-    def work() -> None:
-        try:
-            highs.run()
-        except Exception as exc:
-            failure.append(exc)
-        finally:
-            done.set()
-
-    threading.Thread(target=work, daemon=True).start()
-    interrupted = False
-    while True:
-        try:
-            if done.wait(0.1):
-                break
-        except KeyboardInterrupt:
-            interrupted = True
-            stop.set()
-    if failure:
-        raise SolverError(f"HiGHS failed: {failure[0]}") from failure[0]
-    return interrupted
 
 
 def _outcome(

@@ -9,9 +9,9 @@ recomputed, and CBC's bound is parsed from its log.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import tempfile
-import threading
 import types
 import warnings
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 
 from meldopt.errors import SolverError, SolverUnavailableError
 
+from .aside import run_aside
 from .outcome import Outcome
 
 if TYPE_CHECKING:
@@ -186,34 +187,29 @@ def _run(
     problem: Any, solver: Any, log: Path, on_incumbent: OnIncumbent | None
 ) -> bool:
     """Run in a thread and watch the log; returns whether it was interrupted."""
-    failure: list[BaseException] = []
-    done = threading.Event()  # an interrupted join takes a running thread for ended
-
-    def work() -> None:
-        try:
-            problem.solve(solver)
-        except Exception as exc:
-            failure.append(exc)
-        finally:
-            done.set()
-
     with _Processes() as started:
-        threading.Thread(target=work, daemon=True).start()
-        while True:
-            try:
-                if done.wait(0.5):
-                    break
-                if on_incumbent is not None and log.is_file():
-                    objective, bound = parse_cbc_log(log.read_text(errors="replace"))
-                    on_incumbent(objective, bound, None)
-            except KeyboardInterrupt:
+
+        def tick(interrupted: bool) -> None:
+            if interrupted:
                 for process in started:
                     process.kill()
-                done.wait(10.0)
-                return True
-    if failure:
-        raise SolverError(f"engine failed: {failure[0]}") from failure[0]
-    return False
+            elif on_incumbent is not None and log.is_file():
+                objective, bound = parse_cbc_log(log.read_text(errors="replace"))
+                on_incumbent(objective, bound, None)
+
+        try:
+            _, interrupted = run_aside(
+                "engine",
+                lambda: problem.solve(solver),
+                tick,
+                period_s=0.5,
+                patience_s=10.0,
+            )
+        except SolverError:
+            if any(process.returncode == -signal.SIGKILL for process in started):
+                return True  # we ended it, and PuLP complains
+            raise
+    return interrupted
 
 
 def _outcome(
