@@ -15,6 +15,10 @@ class FileFormatError(MeldoptError, ValueError):
     """A file is unreadable, truncated, of a newer version or not what it says."""
 
 
+class TraceError(FileFormatError):
+    """A trace is unreadable, or holds what no trace may hold: got, expected, where."""
+
+
 class InstanceError(MeldoptError, ValueError):
     """An instance is readable but makes no sense: got, expected, and where."""
 
@@ -25,6 +29,14 @@ class PlanError(MeldoptError, ValueError):
 
 class CatalogueError(MeldoptError, LookupError):
     """A model, device or format that the catalogue does not hold."""
+
+
+class ProfilingError(MeldoptError, RuntimeError):
+    """A model cannot be profiled: no experts found, no weights of one, no corpus."""
+
+
+class MissingExtraError(MeldoptError, ImportError):
+    """Something needs an extra of the distribution that is not installed."""
 
 
 class SolverNotFoundError(MeldoptError, LookupError):

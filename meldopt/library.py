@@ -44,6 +44,38 @@ def locate(name: str | Path) -> Path:
     )
 
 
+def locate_trace(name: str | Path) -> Path:
+    """Turn a path or the name of a bundled trace into the path of it.
+
+    A path that exists wins; else ``family/name`` is looked up in the library, where
+    the file is ``name.trace.npz``.
+
+    Raises
+    ------
+    FileFormatError
+        If there is neither such a path nor such a name.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    bundled = bundled_trace(name)
+    if bundled is None:
+        raise FileFormatError(
+            f"{name}: no such file, and no bundled trace of that name"
+        )
+    return bundled
+
+
+def bundled_trace(name: str | Path) -> Path | None:
+    """Return the file of the bundled trace ``family/name``, if there is one."""
+    path = Path(name)
+    folder = instances_folder()
+    if folder is None or path.is_absolute() or ".." in path.parts:
+        return None
+    bundled = folder / f"{name}.trace.npz"
+    return bundled if bundled.is_file() else None
+
+
 def instance_names() -> list[str]:
     """Names of all bundled instances, sorted."""
     folder = instances_folder()

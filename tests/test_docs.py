@@ -26,6 +26,8 @@ from meldopt.problem import TERMS, Problem
 from meldopt.score import score
 from meldopt.solver import solver_infos
 from meldopt.testing import contract_instance, single_copy_plans
+from meldopt.trace import TraceHeader
+from meldopt.trace import records as trace_module
 from meldopt.units import UNITS, parse_quantity
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "A pinned or forbidden copy": instance_module.CopySpec,
     "A cap on transfer budgets": instance_module.BudgetSpec,
     "`objective`": instance_module.ObjectiveSpec,
+    "The trace header": TraceHeader,
     "Recipe": instance_module.RecipeFile,
     "`recipe`": instance_module.RecipeSpec,
     "The plan document": plan_module.PlanFile,
@@ -135,7 +138,7 @@ def test_every_file_object_is_documented() -> None:
     """No kind of object that a file may hold is missing from the page."""
     coded = {
         kind
-        for module in (instance_module, plan_module)
+        for module in (instance_module, plan_module, trace_module)
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, msgspec.Struct)
         and kind.__module__ == module.__name__

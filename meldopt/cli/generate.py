@@ -13,8 +13,56 @@ if TYPE_CHECKING:
     from meldopt.instance import Instance
 
 
-@click.command("generate")
-@click.argument("family", metavar="[FAMILY]", required=False)
+class _Generate(click.Group):
+    """A command with FAMILY; ``trace`` is no family but a command of its own."""
+
+    allow_extra_args = False
+    allow_interspersed_args = True
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["trace"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "trace":
+            return None
+        from ._generate_trace import command as trace
+
+        return trace
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args and args[0] == "trace":
+            from ._generate_trace import command as trace
+
+            name = f"{info_name} trace"
+            return trace.make_context(name, args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+    # The rest is that of a plain command: a family is no name of a command.
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return click.Command.parse_args(self, ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return click.Command.collect_usage_pieces(self, ctx)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return click.Command.invoke(self, ctx)
+
+
+class _Family(click.Argument):
+    """FAMILY, which is no part of the path of the command ``trace``."""
+
+    def get_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return super().get_usage_pieces(ctx) if ctx.command.name == "generate" else []
+
+
+@click.command("generate", cls=_Generate, invoke_without_command=True)
+@click.argument("family", cls=_Family, metavar="[FAMILY]", required=False)
 @click.option("--model", help="A model of the catalogue; short for -p model=...")
 @click.option("--servers", help="How many servers; short for -p servers=...")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
@@ -62,7 +110,8 @@ def command(
 ) -> None:
     """Make an instance from a recipe, or list the families.
 
-    Without FAMILY, lists the families.
+    Without FAMILY, lists the families. "meldopt generate trace INSTANCE" draws a trace
+    from an instance; "meldopt generate trace --help" says how.
 
     The same family, seed and parameters give the same instance everywhere.
     """

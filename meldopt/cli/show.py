@@ -1,4 +1,4 @@
-"""``meldopt show``: an instance or a plan, for people."""
+"""``meldopt show``: an instance, a plan or a trace, for people."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="FILE")
 @json_option
 def command(file: str, as_json: bool) -> None:
-    """Show an instance or a plan, for people.
+    """Show an instance, a plan or a trace, for people.
 
-    FILE is a path, "-" for standard input, or the name of a bundled instance.
+    FILE is a path, "-" for standard input (no trace), or the name of a bundled instance
+    or trace.
 
     The map of a plan has a line per layer and a column per server: how many copies of
-    the layer sit there, and a letter for the format that most of them have.
+    the layer sit there, and a letter for the format that most of them have. The picture
+    of a trace has a line per layer and a block per expert: the higher, the busier.
     """
-    from meldopt.errors import FileFormatError
     from meldopt.library import locate
 
     if file == "-":
         data, source, folder = sys.stdin.buffer.read(), "<stdin>", Path()
     else:
-        path = Path(file)
-        if path.name.endswith((".trace", ".npz")):
-            raise FileFormatError(
-                f"{path}: traces cannot be shown by this release, "
-                "expected an instance or a plan"
-            )
+        trace = _trace(file)
+        if trace is not None:
+            from ._show_trace import show_trace
+
+            show_trace(trace, as_json=as_json)
+            return
         from meldopt.files import read_bytes
 
         found = locate(file)
@@ -61,6 +62,18 @@ def command(file: str, as_json: bool) -> None:
         print_json(_instance_document(problem))
     else:
         _show_instance(problem)
+
+
+def _trace(file: str) -> Path | None:
+    """Return where a trace lies, if that is what the name is of."""
+    path = Path(file)
+    if path.name.endswith((".trace", ".npz")) or path.is_dir():
+        return path  # reading it says what is wrong
+    if path.exists():
+        return None
+    from meldopt.library import bundled_trace
+
+    return bundled_trace(file)
 
 
 def _is_plan(data: bytes) -> bool:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
-import numpy as np
 import pytest
 
 import meldopt
@@ -272,15 +271,6 @@ def test_show_reads_standard_input(run: Invoke, tight: Path, plan: Path) -> None
     assert "chat" in done.stdout
     done = run("show", "-", stdin=plan.read_bytes())
     assert "plan for contract-tight" in done.stdout
-
-
-def test_traces_come_later(run: Invoke, here: Path) -> None:
-    """A trace is refused in words, not by an attempt to read it as an instance."""
-    for name in ("x.trace", "x.npz"):
-        np.savez(here / name, experts=np.zeros(3))
-        done = run("show", name)
-        assert done.exit_code == 2
-        assert "traces cannot be shown" in done.stderr
 
 
 def test_show_nonsense(run: Invoke, here: Path) -> None:
