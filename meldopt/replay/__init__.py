@@ -1,0 +1,1 @@
+"""Run plans on routing traces."""
