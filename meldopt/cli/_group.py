@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import keyword
 import sys
 import traceback
 import warnings
@@ -40,7 +41,9 @@ class LazyGroup(click.Group):
         """Import the module of a command and return the command."""
         if cmd_name not in self._names:
             return None
-        module = importlib.import_module(f".{cmd_name}", self._package)
+        # "import" is no name that a module can be imported by.
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f".{name}", self._package)
         command: click.Command = module.command
         return command
 
