@@ -15,15 +15,12 @@ from meldopt.instance import read_instance
 from meldopt.library import best_plan
 from meldopt.plan import read_plan
 from meldopt.replay.analytic import Analytic, replay_analytic
+from meldopt.replay.analytic_report import report_analytic
+from meldopt.replay.event_report import report_events
 from meldopt.replay.events import replay_events
 from meldopt.replay.match import match
 from meldopt.replay.plots import need_matplotlib, plot_analytic, plot_events
-from meldopt.replay.report import (
-    AnalyticReport,
-    EventReport,
-    report_analytic,
-    report_events,
-)
+from meldopt.replay.report import AnalyticReport, EventReport
 
 if TYPE_CHECKING:
     from pathlib import Path

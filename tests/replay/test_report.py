@@ -14,16 +14,13 @@ from meldopt.instance import read_instance
 from meldopt.library import best_plan
 from meldopt.plan import read_plan
 from meldopt.replay.analytic import replay_analytic
+from meldopt.replay.analytic_report import report_analytic
 from meldopt.replay.backbone import backbone_of
+from meldopt.replay.event_report import report_events
 from meldopt.replay.events import replay_events
 from meldopt.replay.match import match, trace_problem
 from meldopt.replay.paced import paced
-from meldopt.replay.report import (
-    EventReport,
-    report_analytic,
-    report_events,
-    to_document,
-)
+from meldopt.replay.report import EventReport, to_document
 from meldopt.replay.steady import interval, mser, sample
 from meldopt.score import score
 
