@@ -1,0 +1,1 @@
+"""Bounds from prices: every row that couples experts is relaxed at a price."""
