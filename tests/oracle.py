@@ -203,7 +203,9 @@ class _Combinations:
 
 def _quiet_highs() -> Any:
     # The class behind `highspy.Highs`, whose constructor prints a banner.
-    solver = highspy.Highs.__mro__[1]()
+    quiet = highspy.Highs.__mro__[1]
+    quiet.resetGlobalScheduler(True)  # another number of threads would be refused
+    solver = quiet()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
     solver.setOptionValue("presolve", "off")  # a basis is at hand: it costs more

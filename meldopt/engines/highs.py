@@ -38,15 +38,21 @@ def _quiet_class() -> Any:
     return highspy.Highs.__mro__[1]
 
 
+def empty_highs() -> Any:
+    """Return a silent HiGHS without a model, for one that grows; it solves LPs."""
+    highs = _quiet_class()()
+    highs.setOptionValue("output_flag", False)
+    # Which of two methods wins a race must not decide between equal optima.
+    highs.setOptionValue("solver", "simplex")
+    return highs
+
+
 def make_highs(model: LinearModel, *, relax: bool = False, factor: float = 1.0) -> Any:
     """Hand a model to a silent HiGHS.
 
     ``relax`` makes its columns continuous; costs are multiplied by ``factor``.
     """
-    highs = _quiet_class()()
-    highs.setOptionValue("output_flag", False)
-    # Which of two methods wins a race must not decide between equal optima.
-    highs.setOptionValue("solver", "simplex")
+    highs = empty_highs()
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = model.num_columns, model.num_rows
     lp.col_cost_ = model.objective * factor

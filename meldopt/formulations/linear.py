@@ -246,6 +246,7 @@ class LinearBuilder:
         lower: ArrayLike = -np.inf,
         upper: ArrayLike = np.inf,
         scale: bool = False,
+        used: ArrayLike = 0.0,
     ) -> Block:
         """Add a block of rows.
 
@@ -260,6 +261,8 @@ class LinearBuilder:
         scale
             Divide each row by a hundredth of its limit, so that the tolerance of an
             engine is relative to what the row allows.
+        used
+            What the rows carry already: it lowers their limits, not their scale.
         """
         arrays = tuple(np.atleast_1d(np.asarray(key, dtype=np.int64)) for key in keys)
         block = Block(name=name, start=self.num_rows, keys=arrays)
@@ -292,8 +295,9 @@ class LinearBuilder:
                     (value * factor[row]).ravel(),
                 )
             )
-        self._row_lower.append(low * factor)
-        self._row_upper.append(high * factor)
+        carried = np.asarray(used, dtype=np.float64)
+        self._row_lower.append((low - carried) * factor)
+        self._row_upper.append((high - carried) * factor)
         self.rows.append(block)
         self.num_rows += size
         return block

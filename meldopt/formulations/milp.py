@@ -22,6 +22,8 @@ from meldopt.tolerance import SHARE
 from .linear import Block, LinearBuilder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from meldopt.problem import Problem
@@ -196,6 +198,7 @@ def build_milp(
     tighten: frozenset[str] | None = None,
     elastic: frozenset[str] = frozenset(),
     by_layer: bool = False,
+    used: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Formulation:
     """Formulate a problem as a MILP, or as an LP over shares for fixed copies.
 
@@ -218,6 +221,9 @@ def build_milp(
         One ``f`` for all experts of a layer. What fusing saves and loses is the same
         for all of them, so this is as strong and much smaller; with sampled tokens
         it is not possible, and ignored.
+    used
+        `home`: what rows carry already, of experts that are not part of this problem:
+        by family of rows, ``count`` by row and ``bottleneck`` by (layer, server).
 
     Raises
     ------
@@ -235,6 +241,7 @@ def build_milp(
     sampled = problem.weight_of("fluid") + problem.weight_of("parallel") > 0
     home = _Home(problem, copies, candidates, tighten, elastic)
     home.by_layer = by_layer and not sampled
+    home.used = used or {}
     return home.formulate()
 
 
@@ -269,6 +276,7 @@ class _Base:
         self.app = problem.application_of
         self.z: Block | None = None
         self.scale = 0.0 if elastic else 1.0  # the objective is off in elastic models
+        self.used: Mapping[str, NDArray[np.float64]] = {}
         self.excess: list[tuple[str, Block]] = []
 
     # -- elastic rows ----------------------------------------------------------------
@@ -292,7 +300,14 @@ class _Base:
             slack = self.builder.add_columns(f"excess_{name}", keys, cost=1.0)
             self.excess.append((name, slack))
             entries = [*entries, (np.arange(len(limit)), slack.range, -unit)]
-        self.builder.add_rows(name, keys, entries, upper=limit, scale=True)
+        self.builder.add_rows(
+            name,
+            keys,
+            entries,
+            upper=limit,
+            scale=True,
+            used=self.used.get(name, 0.0),
+        )
 
     def copy_columns(self) -> None:
         lower = np.zeros(len(self.candidates))
@@ -432,7 +447,8 @@ class _Base:
             slack = builder.add_columns("excess_count", [[n, n], [0, 1]], cost=cost)
             self.excess.append(("count", slack))
             entries.append((np.zeros(2, np.int64), slack.range, np.array([1.0, -1.0])))
-        builder.add_rows("count", [[n]], entries, lower=lower, upper=upper)
+        used = self.used["count"][n] if "count" in self.used else 0.0
+        builder.add_rows("count", [[n]], entries, lower=lower, upper=upper, used=used)
 
     def uniform_rows(self) -> None:
         problem, builder, z = self.problem, self.builder, self.z
@@ -480,6 +496,7 @@ class _Base:
             [*entries, (rows, top.range[group], -np.ones(len(group)))],
             upper=0.0,
             scale=True,
+            used=self.used.get(name, 0.0),
         )
         return top
 

@@ -1,7 +1,8 @@
 """`auto`: chooses by size, and says what it chose.
 
-Small problems go to `milp` at once. Middle ones get a plan from `local` first, which
-`milp` starts from and bounds. Large ones stay with `local` and the trivial bound.
+Small problems go to `milp` at once. Others go to `dual`: a bound and a plan from
+prices, and large-neighbourhood search from there. In the middle `milp` follows, which
+may prove more than prices can.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 UNLIMITED_S = 30.0
-"""Seconds that `local` gets before `milp` where there is no limit."""
+"""Seconds that `dual` gets before `milp` where there is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +50,19 @@ class AutoParams:
     threads
         Passed on to `milp`.
     small, middle
-        Largest number of possible shares for `milp` alone, and for `local` then
+        Largest number of possible shares for `milp` alone, and for `dual` then
         `milp`.
-    share_of_local
-        Part of the time that `local` gets in the middle.
+    share_of_dual
+        Part of the time that `dual` gets in the middle.
+    cluster
+        Address of a Dask scheduler, passed on to `dual`.
     """
 
     threads: int | None = None
     small: int = 20_000
     middle: int = 400_000
-    share_of_local: float = 0.25
+    share_of_dual: float = 0.5
+    cluster: str | None = None
 
 
 class AutoSolver:
@@ -67,7 +71,7 @@ class AutoSolver:
     info: ClassVar[SolverInfo] = SolverInfo(
         name="auto",
         kind="portfolio",
-        summary="chooses by size: milp, local then milp, or local",
+        summary="chooses by size: milp, dual with lns, or both",
         capabilities=frozenset(CAPABILITIES),
         terms=(
             "serial",
@@ -82,7 +86,7 @@ class AutoSolver:
         deterministic=True,
         stops=(MaxRuntime, DeterministicTime, TargetGap, TargetObjective),
         params=AutoParams,
-        packages=("highspy",),
+        packages=("highspy", "numba"),
     )
 
     def __init__(self, params: AutoParams | None = None) -> None:
@@ -94,8 +98,8 @@ class AutoSolver:
         if shares <= self.params.small:
             return ("milp",)
         if shares <= self.params.middle:
-            return ("local", "milp")
-        return ("local",)
+            return ("dual", "milp")
+        return ("dual",)
 
     def solve(
         self,
@@ -116,9 +120,11 @@ class AutoSolver:
         for name in chosen:
             begun = perf_counter() - started
             last = name == chosen[-1]
-            solver = make_solver(
-                name, {"threads": self.params.threads} if name == "milp" else None
-            )
+            options: dict[str, Any] = {"threads": self.params.threads}
+            if name == "dual":
+                options["improve"] = True
+                options["cluster"] = self.params.cluster
+            solver = make_solver(name, options)
             result = solver.solve(
                 problem,
                 stop=self.part(stop, begun, last=last),
@@ -161,7 +167,7 @@ class AutoSolver:
             if not isinstance(leaf, MaxRuntime | DeterministicTime)
         ]
         limit, work = runtime_limit(stop), work_limit(stop)
-        share = 1.0 if last else self.params.share_of_local
+        share = 1.0 if last else self.params.share_of_dual
         if not last and work is None and (limit is None or math.isinf(limit)):
             limit = UNLIMITED_S / share
         if limit is not None:

@@ -42,9 +42,10 @@ def compiled(module: types.ModuleType) -> types.SimpleNamespace:
             inner = kernel.__name__ not in module.ENTRIES
             options = {
                 "error_model": "numpy",
-                "fastmath": {"reassoc", "contract"},
+                "fastmath": {"reassoc", "contract", *getattr(module, "FASTMATH", ())},
                 "no_cpython_wrapper": inner,
                 "no_cfunc_wrapper": True,
+                "nogil": True,
             }
             try:
                 made = njit(cache=not inner, **options)(twin)

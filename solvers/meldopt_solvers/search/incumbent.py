@@ -63,6 +63,7 @@ class Incumbent:
         self.problem = problem
         self.plan: Plan | None = None
         self.objective = math.inf
+        self.bound: float | None = None  # proven by who has one
         self.least_excess = math.inf
         self.iteration = 0
         self.work = 0.0  # of LPs; a state counts its own
@@ -134,13 +135,14 @@ class Incumbent:
         self.log.report(
             self.iteration,
             self.objective,
-            None,
+            self.bound,
             self.plan if feasible else None,
         )
 
     def spent(self, work: float = 0.0) -> bool:
         """Say whether the run ends here; ``work`` is what was done beside LPs."""
-        return self._check.stop(self.iteration, self.objective, None, self.work + work)
+        done = self.work + work
+        return self._check.stop(self.iteration, self.objective, self.bound, done)
 
     def step(self, work: float = 0.0) -> bool:
         """Count an iteration, report, and say whether the run ends here."""

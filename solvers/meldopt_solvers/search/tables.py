@@ -124,9 +124,10 @@ def _offsets(problem: Problem) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-def _objective(
+def objective_weights(
     problem: Problem, at: NDArray[np.int64], serial: float
 ) -> NDArray[np.float64]:
+    """Return the weight of each load in the objective, (X,), with that of `serial`."""
     weight = np.zeros(int(at[-1]))
     total = problem.total_rate
     energy = problem.weight_of("energy") / total
@@ -172,7 +173,7 @@ def build_tables(problem: Problem, *, never: float) -> Tables:
     option_at[place, format_] = np.arange(len(options))
     usable = np.ascontiguousarray(problem.copy_allowed()[:, place, format_])
     at = _offsets(problem)
-    objective = _objective(problem, at, serial_weight(problem))
+    objective = objective_weights(problem, at, serial_weight(problem))
     objective[at[7]] = never
     cap_start, cap_row = cap_rows(problem, int(at[3]))
     num = problem.num_experts

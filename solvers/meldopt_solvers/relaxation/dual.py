@@ -1,0 +1,480 @@
+"""`dual`: a proven bound and a plan from prices of the rows, at any size."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from meldopt.bounds import trivial_bound
+from meldopt.problem import TERMS
+from meldopt.solver import (
+    AnyOf,
+    MaxIterations,
+    SolverInfo,
+    StopReason,
+    finish,
+    runtime_limit,
+    work_limit,
+)
+from meldopt.stop import iteration_limit
+from meldopt_solvers.search.descent import descend, mend
+from meldopt_solvers.search.incumbent import Incumbent
+from meldopt_solvers.search.lns import improve
+from meldopt_solvers.search.roam_lns import improve_roam
+from meldopt_solvers.search.state import HomeState
+from meldopt_solvers.search.submodel import surrogate
+from meldopt_solvers.search.terms import CAPABILITIES, TERMS_SEARCHED
+
+from .bundle import Master, draw_sample, maximise
+from .cluster import join
+from .pricing import Lagrangian, Point
+from .primal import settle_point, state_prices
+from .roam import roam_bound
+from .sampled import SampledWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from meldopt.plan import Plan
+    from meldopt.problem import Problem
+    from meldopt.solver import OnProgress, Result, StopCriterion
+
+SEARCH_SHARE = 0.4
+"""Part of a run in `roam` that searches; the rest bounds."""
+
+ROAM_ROUNDS = 400
+"""Iterations of that search, at most."""
+
+DEEP = 3_000_000
+"""Sets of copies looked at for a block, at most, in the last proof."""
+
+ROUNDS = 30
+"""Times that all options are priced, at most."""
+
+WEIGHINGS = 4
+"""Times that calls of sampled tokens are weighed."""
+
+STEEPS = (0.1, 0.25)
+"""Steepness of prices in the attempts at a plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DualParams:
+    """Parameters of `DualSolver`.
+
+    Attributes
+    ----------
+    threads
+        Layers priced side by side; all cores when None.
+    passes
+        Of the price descent that gives first prices and a first plan.
+    sample
+        Blocks from which a sample of them comes first: one of 16, then one of 4.
+    tolerance
+        Promised gain, relative to the bound, at which prices are good enough.
+    share
+        Part of the time, or of the work, after which prices are good enough too.
+    lp_shares
+        Columns up to which an LP finds the best shares of a plan.
+    improve
+        Whether large-neighbourhood search, guided by the prices, goes on until the
+        criterion is met.
+    cluster
+        Address of a Dask scheduler whose workers price; none: this machine does.
+    """
+
+    threads: int | None = None
+    passes: int = 12
+    sample: int = 2000
+    tolerance: float = 2e-5
+    share: float = 0.6
+    lp_shares: int = 60_000
+    improve: bool = False
+    cluster: str | None = None
+
+
+class Budget:
+    """How much of a run is over: by its limit of work, or by the clock."""
+
+    def __init__(self, stop: StopCriterion, started: float) -> None:
+        self.started = started
+        self.work, self.seconds = work_limit(stop), runtime_limit(stop)
+        # Where work or iterations end a run the clock decides nothing.
+        self.fixed = self.work is not None or iteration_limit(stop) is not None
+
+    def part(self, work: float) -> float:
+        """Return the part that is over, 0 if nothing limits the run."""
+        if self.work is not None:
+            return work / self.work if self.work > 0 else 1.0
+        if self.fixed or self.seconds is None or not self.seconds > 0:
+            return 0.0
+        return (perf_counter() - self.started) / self.seconds
+
+    @property
+    def left(self) -> Callable[[], float] | None:
+        """Seconds that are left, as a function; None if the clock decides nothing."""
+        seconds = self.seconds
+        if self.fixed or seconds is None:
+            return None
+        return lambda: seconds - (perf_counter() - self.started)
+
+
+class Bounding:
+    """Prices, and the best bound that they proved.
+
+    Parameters
+    ----------
+    problem, params
+        Of the run.
+    best
+        Where the bound is told.
+    budget
+        Of the run.
+    """
+
+    def __init__(
+        self, problem: Problem, params: DualParams, best: Incumbent, budget: Budget
+    ) -> None:
+        self.lagrangian = Lagrangian(problem, threads=params.threads)
+        if params.cluster is not None:
+            self.lagrangian.cluster = join(params.cluster, self.lagrangian)
+        self.params, self.best, self.budget = params, best, budget
+        self.constant = left_out(problem)
+        self.part = 1.0
+        self.point: Point | None = None
+        self.evaluations = 0.0
+
+    @property
+    def work(self) -> float:
+        """Deterministic work, in units of about a second."""
+        return self.evaluations * self.lagrangian.size * 3e-8
+
+    def sampled(self, _: Point) -> bool:
+        """Ask whether to end, in a sample: nothing is proved."""
+        self.evaluations += self.part
+        return self._over()
+
+    def proved(self, point: Point) -> bool:
+        """Note a bound and ask whether to end."""
+        self.evaluations += 1.0
+        if self.point is None:
+            self.point = point
+        low = point.value + self.constant
+        if math.isfinite(low):
+            known = self.best.bound
+            self.best.bound = low if known is None else max(low, known)
+        return self._over()
+
+    def _over(self) -> bool:
+        return self.best.step(self.work) or (
+            self.budget.part(self.work) >= self.params.share
+        )
+
+    def run(self, prices: NDArray[np.float64], rng: np.random.Generator) -> None:
+        """Raise the bound from some prices."""
+        lagrangian, params = self.lagrangian, self.params
+        self.part = 1.0
+        blocks = len(lagrangian.blocks.only)
+        box = 0.5
+        for part, tolerance in ((16, 1e-3), (4, 3e-4)):
+            if blocks < params.sample * (16 // part):
+                continue
+            self.part = 1.0 / part
+            sample = draw_sample(lagrangian, part)
+            point = maximise(
+                lagrangian,
+                prices,
+                tolerance=tolerance,
+                spent=self.sampled,
+                sample=sample,
+                box=box,
+                rounds=40,
+            )
+            prices, box = point.prices, 0.1
+        self._raise(prices, box, rng)
+        if lagrangian.problem.weight_of("parallel"):
+            self._weigh_calls(rng)
+
+    def _cost(self, point: Point) -> float:
+        """Return what the choices of a point come to in the Lagrangian."""
+        rows = self.lagrangian.num_rows
+        return float(point.parts.sum() - self.lagrangian.back @ point.prices[:rows])
+
+    def _raise(
+        self, prices: NDArray[np.float64], box: float, rng: np.random.Generator
+    ) -> None:
+        """Raise the bound with all blocks; their options come to be known as we go.
+
+        Prices are raised where experts choose among options that they used, or nearly
+        used, before: that is cheap, and its cuts hold for all options. Then all options
+        are priced, which proves a bound and finds more, until nothing is missing.
+        """
+        lagrangian = self.lagrangian
+        tolerance = self.params.tolerance
+        self.part = 1.0
+        point = lagrangian.at(prices)
+        over = self.proved(point)
+        master = Master(lagrangian)
+        master.add(point)
+        near = point.near.copy()
+        for _ in range(ROUNDS):
+            if over or not np.isfinite(point.value):
+                break
+            self.part = max(float(near.mean() / lagrangian.tables.usable.mean()), 0.05)
+            lagrangian.focus(near)
+            rough = maximise(
+                lagrangian,
+                point.prices,
+                tolerance=0.5 * tolerance,
+                spent=self.sampled,
+                box=box,
+                master=master,
+                rough=True,
+            )
+            lagrangian.focus(None)
+            self.part = 1.0
+            point = lagrangian.at(rough.prices)
+            over = self.proved(point)
+            master.add(point)
+            near |= point.near
+            box = 0.1
+            if self._cost(rough) - self._cost(point) <= tolerance * abs(point.value):
+                break
+        if not over and self._cost(point) - point.value > 1e-5 * abs(point.value):
+            # Some blocks were given up too early for a sharp proof.
+            point = lagrangian.at(point.prices, nodes=DEEP)
+            self.proved(point)
+        if master.weight.any():
+            point = dataclasses.replace(point, option=master.mixture(rng))
+        self.point = point
+
+    def _weigh_calls(self, rng: np.random.Generator) -> None:
+        """Bound `parallel` by weights of sampled calls, a few times better ones."""
+        lagrangian = self.lagrangian
+        weights = SampledWeights(lagrangian.problem)
+        self.constant = left_out(lagrangian.problem, ("fluid",))
+        t = lagrangian.tables
+        for _ in range(WEIGHINGS):
+            assert self.point is not None
+            if self._over():
+                return
+            lagrangian.count_sampled(weights)
+            self.point = maximise(
+                lagrangian,
+                self.point.prices,
+                tolerance=self.params.tolerance,
+                spent=self.proved,
+                rounds=30,
+                rng=rng,
+            )
+            weights.pull(self.point, t.place, t.format)
+
+
+class _Part:
+    """A stop criterion: so much of a budget is over."""
+
+    def __init__(self, budget: Budget, share: float) -> None:
+        self.budget, self.share = budget, share
+
+    def start(self) -> _Part:
+        return self
+
+    def stop(
+        self,
+        iteration: int,
+        objective: float,
+        bound: float | None = None,
+        work: float = 0.0,
+    ) -> bool:
+        return self.budget.part(work) >= self.share
+
+
+class DualSolver:
+    """Rows at a price, one small problem for each expert, and a plan from the prices.
+
+    A unit of deterministic work is about a second of one core.
+    """
+
+    info: ClassVar[SolverInfo] = SolverInfo(
+        name="dual",
+        kind="relaxation",
+        summary="Lagrangian bound with exact pricing, and a plan from the prices",
+        capabilities=CAPABILITIES | {"bound"},
+        terms=TERMS_SEARCHED,
+        params=DualParams,
+        packages=("highspy", "numba"),
+    )
+
+    def __init__(self, params: DualParams | None = None) -> None:
+        self.params = DualParams() if params is None else params
+
+    def solve(
+        self,
+        problem: Problem,
+        /,
+        *,
+        stop: StopCriterion,
+        seed: int,
+        start: Plan | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Result:
+        """Solve a problem; see `meldopt.solver.Solver`."""
+        started = perf_counter()
+        best = Incumbent(
+            problem, stop=stop, started=started, on_progress=on_progress, start=start
+        )
+        best.bound = trivial_bound(problem)
+        reason = StopReason.FINISHED
+        ignored: tuple[str, ...] = ()
+        found_by = "dual"
+        try:
+            rng = np.random.default_rng(seed)
+            budget = Budget(stop, started)
+            if best.spent():
+                pass
+            elif problem.dataflow == "roam":
+                ignored = solve_roam(problem, best, rng, budget, start)
+            else:
+                run = DualRun(problem, self.params, best, rng, budget)
+                try:
+                    run.solve()
+                finally:
+                    run.bounding.lagrangian.leave()
+                found_by = run.found_by
+            if best.spent():
+                reason = StopReason.CRITERION
+        except KeyboardInterrupt:
+            reason = StopReason.INTERRUPTED
+        return finish(
+            problem,
+            self.info,
+            plan=best.plan,
+            bound=best.bound,
+            stop_reason=reason,
+            seed=seed,
+            started=started,
+            params=dataclasses.asdict(self.params) | {"found_by": found_by},
+            history=best.log.history,
+            ignored=ignored,
+        )
+
+
+class DualRun:
+    """First prices, the bound, and plans from the best prices."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        params: DualParams,
+        best: Incumbent,
+        rng: np.random.Generator,
+        budget: Budget,
+    ) -> None:
+        self.problem, self.params, self.best, self.rng = problem, params, best, rng
+        self.state = HomeState(problem)
+        self.budget = budget
+        self.bounding = Bounding(problem, params, best, budget)
+        self.found_by = "dual"
+
+    def spent(self) -> bool:
+        """Ask the criterion."""
+        return self.best.step(self.state.work + self.bounding.work)
+
+    def solve(self) -> None:
+        """Run to the end, or until the criterion is met."""
+        state, lagrangian = self.state, self.bounding.lagrangian
+        descend(state, self.rng, passes=self.params.passes, spent=self.spent)
+        prices = state_prices(state, lagrangian)
+        mend(state, self.rng, rounds=4, spent=self.spent)
+        self.submit()
+        if not self.best.spent():
+            self.bounding.run(prices, self.rng)
+        point = self.bounding.point
+        for steep in STEEPS:
+            if point is None or self.best.spent():
+                return
+            settle_point(
+                state, lagrangian, point, self.rng, steep=steep, spent=self.spent
+            )
+            self.submit()
+        assert point is not None
+        if self.params.improve:
+            self.best.work += self.state.work + self.bounding.work
+            before = self.best.objective
+            improve(
+                self.problem,
+                self.best,
+                rng=self.rng,
+                spent=self.best.step,
+                lagrangian=self._searched(),
+                prices=point.prices,
+                hints=point.option,
+                left=self.budget.left,
+            )
+            if self.best.objective < before:
+                self.found_by = "lns"
+
+    def _searched(self) -> Lagrangian:
+        """Return the Lagrangian of the terms that a search goes by."""
+        problem, params = self.problem, self.params
+        if not (problem.weight_of("parallel") or problem.weight_of("fluid")):
+            return self.bounding.lagrangian
+        return Lagrangian(surrogate(problem), threads=params.threads)
+
+    def submit(self) -> None:
+        """Offer the plan of the state."""
+        self.best.offer_state(self.state, lp_shares=self.params.lp_shares)
+
+
+def solve_roam(
+    problem: Problem,
+    best: Incumbent,
+    rng: np.random.Generator,
+    budget: Budget,
+    start: Plan | None,
+) -> tuple[str, ...]:
+    """Search in `roam`, and bound with what the search found; return what is left out.
+
+    With several copies of an expert only the trivial bound holds.
+    """
+    bounded = problem.max_copies == 1
+    part = _Part(budget, SEARCH_SHARE if bounded else 1.0)
+    search = Incumbent(
+        problem,
+        stop=AnyOf(part, MaxIterations(ROAM_ROUNDS)) if bounded else part,
+        started=budget.started,
+        on_progress=None,
+        start=start,
+    )
+    improve_roam(problem, search, rng, start=start)
+    if search.plan is not None:
+        best.offer(search.plan)
+    best.work += search.work
+    if not bounded or best.spent():
+        return () if bounded else ("bound with several copies in roam",)
+
+    def over(bound: float, work: float, /) -> bool:
+        best.bound = bound if best.bound is None else max(bound, best.bound)
+        return best.step(work)
+
+    upper = best.objective if math.isfinite(best.objective) else None
+    found = roam_bound(problem, over=over, upper=upper)
+    best.bound = max(found.bound, best.bound or -math.inf)
+    if found.plan is not None:
+        best.offer(found.plan)
+    return ()
+
+
+def left_out(problem: Problem, terms: tuple[str, ...] = ("parallel", "fluid")) -> float:
+    """Return a lower bound of the terms that the Lagrangian leaves out."""
+    only = np.zeros_like(problem.weights)
+    for term in terms:
+        only[TERMS.index(term)] = problem.weight_of(term)
+    return trivial_bound(problem.replace(weights=only)) if only.any() else 0.0
