@@ -23,6 +23,8 @@ import numpy as np
 
 from meldopt.engines.highs import empty_highs
 
+from .pricing import NODES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -203,6 +205,7 @@ def maximise(
     rng: np.random.Generator | None = None,
     master: Master | None = None,
     rough: bool = False,
+    nodes: int = NODES,
 ) -> Point:
     """Raise the Lagrangian from some prices.
 
@@ -229,6 +232,8 @@ def maximise(
         Cuts known already; it gets the new ones.
     rough
         Go by the costs of the choices found: where the Lagrangian is focused.
+    nodes
+        Sets of copies looked at for a block, at most.
 
     Returns
     -------
@@ -244,7 +249,7 @@ def maximise(
             return point.value
         return float(weight @ point.parts - lagrangian.back @ point.prices[:rows])
 
-    best = lagrangian.at(start, skip=skip)
+    best = lagrangian.at(start, skip=skip, nodes=nodes)
     master = Master(lagrangian) if master is None else master
     master.add(best, weight)
     value = value_of(best)
@@ -269,7 +274,7 @@ def maximise(
                 break
             half = np.minimum(half * 4.0, WIDEST)
             continue
-        point = lagrangian.at(prices, skip=skip)
+        point = lagrangian.at(prices, skip=skip, nodes=nodes)
         master.add(point, weight)
         new = value_of(point)
         if new > value + 0.1 * gain:

@@ -11,6 +11,7 @@ and what Dask gives up is priced here.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import uuid
 from collections import OrderedDict
@@ -93,11 +94,12 @@ def connect(address: str) -> Any:
         If nothing answers at the address, or no worker is there.
     """
     try:
-        import distributed
+        import distributed as untyped
     except ImportError as exc:
         raise SolverUnavailableError(
             "cluster: distributed is not installed: pip install 'meldopt[cluster]'"
         ) from exc
+    distributed: Any = untyped
     try:
         client = distributed.Client(
             address, timeout=CONNECT_S, set_as_default=False, name="meldopt"
@@ -282,11 +284,11 @@ def cut(problem: Problem, blocks: Blocks, most: int) -> list[Span]:
     cuts = np.unique(np.concatenate([[0], inner, [problem.num_layers]]))
     return [
         Span(
-            (int(a), int(b)),
+            (a, b),
             (int(blocks.layer_start[a]), int(blocks.layer_start[b])),
             (int(problem.layer_start[a]), int(problem.layer_start[b])),
         )
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        for a, b in itertools.pairwise(cuts.tolist())
     ]
 
 

@@ -52,8 +52,11 @@ SEARCH_SHARE = 0.4
 ROAM_ROUNDS = 400
 """Iterations of that search, at most."""
 
-DEEP = 3_000_000
-"""Sets of copies looked at for a block, at most, in the last proof."""
+FEW, SOME = 2_000, 20_000
+"""Sets of copies looked at for a block, at most, on the way to the last proof."""
+
+SAMPLE = 16
+"""One of so many blocks is in the sample."""
 
 ROUNDS = 30
 """Times that all options are priced, at most."""
@@ -76,7 +79,7 @@ class DualParams:
     passes
         Of the price descent that gives first prices and a first plan.
     sample
-        Blocks from which a sample of them comes first: one of 16, then one of 4.
+        Blocks from which a sample of them comes first.
     tolerance
         Promised gain, relative to the bound, at which prices are good enough.
     share
@@ -106,8 +109,9 @@ class Budget:
     def __init__(self, stop: StopCriterion, started: float) -> None:
         self.started = started
         self.work, self.seconds = work_limit(stop), runtime_limit(stop)
+        self.iterations = iteration_limit(stop)
         # Where work or iterations end a run the clock decides nothing.
-        self.fixed = self.work is not None or iteration_limit(stop) is not None
+        self.fixed = self.work is not None or self.iterations is not None
 
     def part(self, work: float) -> float:
         """Return the part that is over, 0 if nothing limits the run."""
@@ -147,6 +151,7 @@ class Bounding:
             self.lagrangian.cluster = join(params.cluster, self.lagrangian)
         self.params, self.best, self.budget = params, best, budget
         self.constant = left_out(problem)
+        self.impossible = False
         self.part = 1.0
         self.point: Point | None = None
         self.evaluations = 0.0
@@ -166,6 +171,9 @@ class Bounding:
         self.evaluations += 1.0
         if self.point is None:
             self.point = point
+        if point.value == math.inf:  # some block has no choice at all
+            self.impossible = True
+            return True
         low = point.value + self.constant
         if math.isfinite(low):
             known = self.best.bound
@@ -181,23 +189,20 @@ class Bounding:
         """Raise the bound from some prices."""
         lagrangian, params = self.lagrangian, self.params
         self.part = 1.0
-        blocks = len(lagrangian.blocks.only)
         box = 0.5
-        for part, tolerance in ((16, 1e-3), (4, 3e-4)):
-            if blocks < params.sample * (16 // part):
-                continue
-            self.part = 1.0 / part
-            sample = draw_sample(lagrangian, part)
+        if len(lagrangian.blocks.only) >= params.sample:
+            self.part = 1.0 / SAMPLE
             point = maximise(
                 lagrangian,
                 prices,
-                tolerance=tolerance,
+                tolerance=1e-3,
                 spent=self.sampled,
-                sample=sample,
+                sample=draw_sample(lagrangian, SAMPLE),
                 box=box,
                 rounds=40,
+                nodes=FEW,
             )
-            prices, box = point.prices, 0.1
+            prices, box = point.prices, 0.2
         self._raise(prices, box, rng)
         if lagrangian.problem.weight_of("parallel"):
             self._weigh_calls(rng)
@@ -219,7 +224,7 @@ class Bounding:
         lagrangian = self.lagrangian
         tolerance = self.params.tolerance
         self.part = 1.0
-        point = lagrangian.at(prices)
+        point = lagrangian.at(prices, nodes=FEW)
         over = self.proved(point)
         master = Master(lagrangian)
         master.add(point)
@@ -237,10 +242,11 @@ class Bounding:
                 box=box,
                 master=master,
                 rough=True,
+                nodes=FEW,
             )
             lagrangian.focus(None)
             self.part = 1.0
-            point = lagrangian.at(rough.prices)
+            point = lagrangian.at(rough.prices, nodes=SOME)
             over = self.proved(point)
             master.add(point)
             near |= point.near
@@ -249,7 +255,7 @@ class Bounding:
                 break
         if not over and self._cost(point) - point.value > 1e-5 * abs(point.value):
             # Some blocks were given up too early for a sharp proof.
-            point = lagrangian.at(point.prices, nodes=DEEP)
+            point = lagrangian.at(point.prices)
             self.proved(point)
         if master.weight.any():
             point = dataclasses.replace(point, option=master.mixture(rng))
@@ -334,6 +340,7 @@ class DualSolver:
         reason = StopReason.FINISHED
         ignored: tuple[str, ...] = ()
         found_by = "dual"
+        impossible = False
         try:
             rng = np.random.default_rng(seed)
             budget = Budget(stop, started)
@@ -348,6 +355,7 @@ class DualSolver:
                 finally:
                     run.bounding.lagrangian.leave()
                 found_by = run.found_by
+                impossible = run.bounding.impossible
             if best.spent():
                 reason = StopReason.CRITERION
         except KeyboardInterrupt:
@@ -356,7 +364,8 @@ class DualSolver:
             problem,
             self.info,
             plan=best.plan,
-            bound=best.bound,
+            bound=None if impossible else best.bound,
+            proved_infeasible=impossible,
             stop_reason=reason,
             seed=seed,
             started=started,
@@ -398,7 +407,7 @@ class DualRun:
             self.bounding.run(prices, self.rng)
         point = self.bounding.point
         for steep in STEEPS:
-            if point is None or self.best.spent():
+            if point is None or self.bounding.impossible or self.best.spent():
                 return
             settle_point(
                 state, lagrangian, point, self.rng, steep=steep, spent=self.spent
@@ -446,9 +455,10 @@ def solve_roam(
     """
     bounded = problem.max_copies == 1
     part = _Part(budget, SEARCH_SHARE if bounded else 1.0)
+    rounds = budget.iterations or (ROAM_ROUNDS if bounded else None)
     search = Incumbent(
         problem,
-        stop=AnyOf(part, MaxIterations(ROAM_ROUNDS)) if bounded else part,
+        stop=AnyOf(part, MaxIterations(rounds)) if rounds else part,
         started=budget.started,
         on_progress=None,
         start=start,

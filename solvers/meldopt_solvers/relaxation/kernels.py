@@ -38,7 +38,7 @@ NONE: Any = np.int64(-1)
 FASTMATH = ("nnan", "nsz", "arcp")
 """Beside what `compiled` allows: infinities occur, but are never subtracted."""
 
-NEAR = 0.01
+NEAR = 0.002
 """Relative excess of choices whose options are remembered."""
 
 EXACT = 1e-11

@@ -21,6 +21,7 @@ from meldopt.engines.highs import solve_highs
 from meldopt.formulations.milp import build_milp
 from meldopt.solver import SolverInfo, StopReason, finish
 from meldopt.stop import iteration_limit, runtime_limit, work_limit
+from meldopt_solvers.relaxation.cluster import join
 from meldopt_solvers.relaxation.pricing import Lagrangian
 from meldopt_solvers.relaxation.primal import state_prices
 
@@ -89,6 +90,9 @@ class LnsParams:
         Relative gap at which a sub-problem ends.
     judge
         Demands x experts from which not every better plan is judged at once.
+    cluster
+        Address of a Dask scheduler whose workers solve sub-problems; none: this
+        machine does, one after the other.
     """
 
     size: int = 16
@@ -100,6 +104,7 @@ class LnsParams:
     nodes: int = 200
     gap: float = 1e-4
     judge: int = 50_000
+    cluster: str | None = None
 
 
 class Lns:
@@ -501,7 +506,7 @@ def improve(
     params = LnsParams() if params is None else params
     search = Lns
     if lagrangian.cluster is not None:
-        from .lns_cluster import ClusterLns as search  # type: ignore[assignment]
+        from .lns_cluster import ClusterLns as search
     search(
         problem,
         params,
@@ -612,13 +617,18 @@ class LnsSolver:
             def left() -> float:
                 return seconds - (perf_counter() - started)
 
-        improve(
-            problem,
-            best,
-            rng=rng,
-            spent=best.step,
-            lagrangian=lagrangian,
-            prices=prices,
-            left=left,
-            params=self.params,
-        )
+        if self.params.cluster is not None:
+            lagrangian.cluster = join(self.params.cluster, lagrangian)
+        try:
+            improve(
+                problem,
+                best,
+                rng=rng,
+                spent=best.step,
+                lagrangian=lagrangian,
+                prices=prices,
+                left=left,
+                params=self.params,
+            )
+        finally:
+            lagrangian.leave()

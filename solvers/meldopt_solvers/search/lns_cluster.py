@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from meldopt.tolerance import allowed
+from meldopt.tolerance import FEASIBILITY, FLOOR
 from meldopt_solvers.relaxation.cluster import KEPT, check_version, kept
 
 from .lns import WORTH, Lns, LnsParams
@@ -170,10 +170,11 @@ def fits(problem: Problem, loads: Loads, now: Loads) -> bool:
     """Ask whether no row is exceeded by more than is forgiven, or than it is now."""
     limits = limits_of(problem)
     for name in ADDITIVE:
+        forgiven = np.maximum(FLOOR, FEASIBILITY * np.abs(limits[name]))
         high = np.maximum(limits[name], now.rows[name])
-        if (loads.rows[name] > high + allowed(limits[name])).any():
+        if (loads.rows[name] > high + forgiven).any():
             return False
-    lower = np.array([row.lower for row in problem.count_rows], dtype=np.float64)
+    lower = np.array([row.lower or 0 for row in problem.count_rows], dtype=np.float64)
     upper = np.array(
         [np.inf if row.upper is None else row.upper for row in problem.count_rows]
     )
