@@ -164,7 +164,7 @@ def test_used_lowers_limits_only():
 
 def test_finds_feasible_plans():
     """On 95 % of the feasible random problems it finds a plan, most of them optimal."""
-    share, gaps = feasible_share(LnsSolver(), "home", MaxIterations(100))
+    share, gaps = feasible_share(LnsSolver(), "home", MaxIterations(40))
     assert share >= 0.95
     assert np.mean(np.array(gaps) <= 1e-3) >= 0.75
 
