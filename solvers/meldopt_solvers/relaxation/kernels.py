@@ -41,6 +41,9 @@ FASTMATH = ("nnan", "nsz", "arcp")
 NEAR = 0.002
 """Relative excess of choices whose options are remembered."""
 
+EXCHANGES = 12
+"""Exchanges of facilities of a greedy set, at most."""
+
 EXACT = 1e-11
 """Relative difference at which two values of a block are the same."""
 
@@ -281,6 +284,85 @@ def greedy_set(
     return depth, float(total)
 
 
+def exchange(
+    opening: Floats,
+    way: Floats,
+    bare: Floats,
+    forced: Bools,
+    opt_server: Ints,
+    owner: Ints,
+    most: int,
+    stack: Ints,
+    number: int,
+    total: float,
+) -> tuple[int, float]:
+    """Drop, replace and add single facilities while that helps; return as greedy_set."""
+    num_f = opening.shape[0]
+    num_c = bare.shape[0]
+    deep = stack.shape[0]
+    base = np.empty(num_c)
+    for _ in range(EXCHANGES):
+        best = total - EXACT * abs(total)
+        which = NONE
+        enter = NONE
+        for d in range(number + 1):
+            if d < number and forced[stack[d]]:
+                continue
+            paid = 0.0
+            for k in range(num_c):
+                base[k] = bare[k]
+            for e in range(number):
+                if e == d:
+                    continue
+                f = stack[e]
+                paid += opening[f]
+                for k in range(num_c):
+                    x = way[f, k]
+                    base[k] = x if x < base[k] else base[k]
+            if d < number:
+                value = paid
+                for k in range(num_c):
+                    value += base[k]
+                if value < best:
+                    best = value
+                    which = d
+                    enter = NONE
+                kept = stack[d]
+                stack[d] = stack[number - 1]  # so that may_join sees the others only
+                size = number - 1
+            else:
+                kept = NONE
+                size = number
+            if size < deep:
+                for f in range(num_f):
+                    if forced[f] or paid + opening[f] >= best:
+                        continue
+                    if not may_join(f, size, stack, opt_server, owner, most):
+                        continue
+                    value = paid + opening[f]
+                    for k in range(num_c):
+                        x = way[f, k]
+                        value += x if x < base[k] else base[k]
+                    if value < best:
+                        best = value
+                        which = d
+                        enter = f
+            if d < number:
+                stack[d] = kept
+        if which == NONE:
+            break
+        total = best
+        if which == number:
+            stack[number] = enter
+            number += 1
+        elif enter == NONE:
+            number -= 1
+            stack[which] = stack[number]
+        else:
+            stack[which] = enter
+    return number, total
+
+
 def locate(
     opening: Floats,
     cost: Floats,
@@ -333,6 +415,19 @@ def locate(
     number, upper = greedy_set(
         opening, way, bare, forced, opt_server, owner, most, chosen
     )
+    if upper < np.inf:
+        number, upper = exchange(
+            opening,
+            way,
+            bare,
+            forced,
+            opt_server,
+            owner,
+            most,
+            chosen,
+            number,
+            upper,
+        )
     slack = np.empty(num_f)
     lower = ascend(free, cost, bare, opt_server, owner, slack) + fixed
     if lower == np.inf:
@@ -703,6 +798,7 @@ KERNELS = (
     ascend,
     may_join,
     greedy_set,
+    exchange,
     locate,
     use,
     price_block,
