@@ -296,7 +296,7 @@ def exchange(
     number: int,
     total: float,
 ) -> tuple[int, float]:
-    """Drop, replace and add single facilities while that helps; return as greedy_set."""
+    """Drop, replace and add facilities while that helps; return as `greedy_set`."""
     num_f = opening.shape[0]
     num_c = bare.shape[0]
     deep = stack.shape[0]
