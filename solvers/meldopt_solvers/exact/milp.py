@@ -339,7 +339,9 @@ class _Run:
             return None
         lower[z.range] = upper[z.range] = values
         fixed = dataclasses.replace(model, col_lower=lower, col_upper=upper)
-        return solve_highs(fixed, relax=True, time_limit=30.0).x
+        left = self.left()
+        seconds = 30.0 if left is None else min(30.0, max(left, 1.0))
+        return solve_highs(fixed, relax=True, time_limit=seconds).x
 
     def watch(
         self,
