@@ -85,7 +85,7 @@ def check(name: str, entry: IndexEntry, folder: Path = FOLDER) -> list[str]:
 
 
 def hardness(
-    problem: Problem, plan: Plan, judged: Score, processor: float
+    problem: Problem, plan: Plan, judged: Score, processor: float = TIGHT
 ) -> list[str]:
     """Return which conditions of a hard instance do not hold at a plan."""
     tight = [row for row in judged.rows if row.limit and row.relative_slack < TIGHT]
