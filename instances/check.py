@@ -37,10 +37,6 @@ HARD = (
 """Frozen, and never loosened to meet a gap."""
 
 TIGHT = 0.01  # relative slack below which a row of a hard instance counts as tight
-PROCESSOR = {"deepseek-v3/metro-16": 0.03}
-"""Where processors may have more: the plan planted there filled one, but the best plan,
-within 0.05 % of the optimum, leaves 2.9 % of it. The instance stays as it is."""
-
 SAME = 1e-6  # relative difference of objectives that count as equal
 
 
@@ -80,27 +76,18 @@ def check(name: str, entry: IndexEntry, folder: Path = FOLDER) -> list[str]:
     if bound is not None and bound > told + SAME * max(abs(told), 1e-12):
         found.append(f"bound: got {bound:.9g}, above the objective {told:.9g}")
     if name in HARD:
-        found += hardness(problem, plan, judged, PROCESSOR.get(name, TIGHT))
+        found += hardness(problem, plan, judged)
     return found
 
 
-def hardness(
-    problem: Problem, plan: Plan, judged: Score, processor: float = TIGHT
-) -> list[str]:
+def hardness(problem: Problem, plan: Plan, judged: Score) -> list[str]:
     """Return which conditions of a hard instance do not hold at a plan."""
     tight = [row for row in judged.rows if row.limit and row.relative_slack < TIGHT]
     servers = {row.where.split("/")[0] for row in tight if row.row == "memory"}
     counts = {
         "servers with tight memory": (len(servers), 2),
         "tight links": (sum(row.row == "link" for row in tight), 1),
-        "tight processors": (
-            sum(
-                row.row == "compute" and row.relative_slack < processor
-                for row in judged.rows
-                if row.limit
-            ),
-            1,
-        ),
+        "tight processors": (sum(row.row == "compute" for row in tight), 1),
         "tight quality budgets": (sum(row.row == "quality" for row in tight), 1),
         "formats in use": (len(np.unique(plan.copies[:, 2])), 2),
         "experts with several copies": (
