@@ -35,7 +35,7 @@ from meldopt.solver import solve
 name, solver, seconds, options = json.loads(sys.argv[1])
 history = []
 def watch(progress):
-    history.append((progress.elapsed, progress.objective, progress.bound))
+    history.append((progress.elapsed_s, progress.objective, progress.bound))
 begun = time.perf_counter()
 result = solve(name, solver, time_limit=seconds, options=options, on_progress=watch)
 wall = time.perf_counter() - begun

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from random_problems import random_case
 
+from meldopt.engines.cluster import connect
 from meldopt.errors import SolverError, SolverUnavailableError
 from meldopt.problem import UniformGroup
 from meldopt.score import score
 from meldopt.solver import MaxIterations
 from meldopt.testing import same_plan
 from meldopt_solvers.relaxation import cluster
-from meldopt_solvers.relaxation.cluster import Cluster, connect, cut
+from meldopt_solvers.relaxation.cluster import Cluster, cut
 from meldopt_solvers.relaxation.dual import DualParams, DualSolver
 from meldopt_solvers.relaxation.pricing import Lagrangian
 from meldopt_solvers.search.incumbent import Incumbent
@@ -237,7 +238,7 @@ def test_dual_with_an_address_is_dual_without(workers, monkeypatch):
 
 def test_nobody_at_the_address(monkeypatch):
     """An address where nothing answers is one line."""
-    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
+    monkeypatch.setattr("meldopt.engines.cluster.CONNECT_S", 0.2)
     with pytest.raises(SolverError, match="nothing answers") as caught:
         connect("tcp://127.0.0.1:9")
     assert "\n" not in str(caught.value)

@@ -522,20 +522,22 @@ def test_blocks_are_solved_exactly(nodes):
 
 
 def test_slacks_bound_every_set():
-    """A set costs at least the sum of the duals and the slacks of its facilities."""
+    """A set costs at least the duals, its slacks, and what clients pay twice."""
     rng = np.random.default_rng(11)
     for number in range(200):
         block = random_block(rng, number)
         opening, way, bare, forced, server, owner, most = block
         block = (opening, way, bare, np.zeros_like(forced), server, owner, most)
-        slack = np.empty(len(opening))
+        slack, dual = np.empty(len(opening)), np.empty(len(bare))
         lower = kernels.ascend(
-            opening, np.ascontiguousarray(way.T), bare, server, owner, slack
+            opening, np.ascontiguousarray(way.T), bare, server, owner, slack, dual
         )
         assert (slack >= 0).all()
         for held, cost in all_sets(block):
             if np.isfinite(lower):
-                assert lower + slack[held].sum() <= cost + 1e-9
+                paid = np.maximum(dual - way[held], 0.0)
+                twice = paid.sum() - paid.max(axis=0, initial=0.0).sum()
+                assert lower + slack[held].sum() + twice <= cost + 1e-9
             else:
                 assert cost == np.inf
 

@@ -23,8 +23,6 @@ import numpy as np
 
 from meldopt.engines.highs import empty_highs
 
-from .pricing import NODES
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -102,6 +100,7 @@ class Master:
                 index = np.arange(at, at + width, dtype=np.int32)
                 self.highs.addRow(1.0, 1.0, width, index, np.ones(width))
         self.fixed = self.num_l if cells else 0
+        self.promised = np.inf  # by the last solve
         self.age: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.layer: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # of each cut
         self.source: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # its point
@@ -153,12 +152,12 @@ class Master:
         solution = self.highs.getSolution()
         if not solution.value_valid or not solution.dual_valid:
             return None
-        promised = -float(self.highs.getInfo().objective_function_value)
+        self.promised = -float(self.highs.getInfo().objective_function_value)
         self.weight = np.abs(np.array(solution.row_dual)[self.fixed :])
         self.age = np.where(self.weight > 0, 0, self.age + 1)
         found = np.array(solution.col_value)[self.num_l :]
         self._forget()
-        return found, promised
+        return found, self.promised
 
     def _forget(self) -> None:
         old = np.flatnonzero(self.age > OLD)
@@ -193,6 +192,17 @@ class Master:
         return found
 
 
+def _unit(
+    lagrangian: Lagrangian, prices: NDArray[np.float64], value: float
+) -> NDArray[np.float64]:
+    """Return what a side of one is for each price; (R + C,)."""
+    rows = lagrangian.num_rows
+    mean = max(float(prices[:rows].sum()), 1e-3 * abs(value)) / max(rows, 1)
+    unit = np.maximum(prices, LEAST_PRICE * mean)
+    unit[rows:] = 1.0
+    return unit
+
+
 def maximise(
     lagrangian: Lagrangian,
     start: NDArray[np.float64],
@@ -205,7 +215,8 @@ def maximise(
     rng: np.random.Generator | None = None,
     master: Master | None = None,
     rough: bool = False,
-    nodes: int = NODES,
+    radius: float | None = None,
+    known: Point | None = None,
 ) -> Point:
     """Raise the Lagrangian from some prices.
 
@@ -232,8 +243,10 @@ def maximise(
         Cuts known already; it gets the new ones.
     rough
         Go by the costs of the choices found: where the Lagrangian is focused.
-    nodes
-        Sets of copies looked at for a block, at most.
+    radius
+        How far prices may go from where they began, relative to each; no limit if none.
+    known
+        The point at ``start``, where its cuts are in ``master`` already.
 
     Returns
     -------
@@ -249,32 +262,38 @@ def maximise(
             return point.value
         return float(weight @ point.parts - lagrangian.back @ point.prices[:rows])
 
-    best = lagrangian.at(start, skip=skip, nodes=nodes)
+    best = lagrangian.at(start, skip=skip) if known is None else known
     master = Master(lagrangian) if master is None else master
-    master.add(best, weight)
+    if known is None:
+        master.add(best, weight)
     value = value_of(best)
     half = np.full(master.num, box)
+    least, most = np.zeros(master.num), np.full(master.num, np.inf)
+    if radius is not None:
+        side = radius * _unit(lagrangian, best.prices, value)
+        least, most = np.maximum(best.prices - side, 0.0), best.prices + side
     done = spent(best)
     for _ in range(rounds):
         if done or not np.isfinite(value):
             break
         centre = best.prices
-        mean = max(float(centre[:rows].sum()), 1e-3 * abs(value)) / max(rows, 1)
-        side = half * np.maximum(centre, LEAST_PRICE * mean)
-        side[rows:] = half[rows:]
-        lower, upper = np.maximum(centre - side, 0.0), centre + side
+        side = half * _unit(lagrangian, centre, value)
+        lower = np.maximum(centre - side, least)
+        upper = np.minimum(centre + side, most)
         solved = master.solve(lower, upper)
         if solved is None:
             break
         prices, promised = solved
-        held = ((prices <= lower) & (lower > 0)) | (prices >= upper)
+        held = ((prices <= lower) & (lower > least)) | (
+            (prices >= upper) & (upper < most)
+        )
         gain = promised - value
         if gain <= tolerance * abs(value):
             if not held.any() or half.max() >= WIDEST:
                 break
             half = np.minimum(half * 4.0, WIDEST)
             continue
-        point = lagrangian.at(prices, skip=skip, nodes=nodes)
+        point = lagrangian.at(prices, skip=skip)
         master.add(point, weight)
         new = value_of(point)
         if new > value + 0.1 * gain:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import meldopt
-from meldopt.errors import SolverError, SolverUnavailableError
+from meldopt.engines.cluster import connect
+from meldopt.errors import SolverError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
     from .kernels import Blocks, Found, PriceTables
     from .pricing import Lagrangian
-
-CONNECT_S = 10.0
-"""Seconds in which a scheduler has to answer."""
 
 LOOK_S = 5.0
 """Seconds between looks whether there are workers still, while one waits for them."""
@@ -81,38 +79,6 @@ class Task(NamedTuple):
     tables: tuple[NDArray[np.float64], ...]  # `PriceTables`, cut to the span
     only: NDArray[np.int64]
     skip: NDArray[np.bool_]
-
-
-def connect(address: str) -> Any:
-    """Return a client of a Dask scheduler that has workers.
-
-    Raises
-    ------
-    SolverUnavailableError
-        Without the package `distributed`.
-    SolverError
-        If nothing answers at the address, or no worker is there.
-    """
-    try:
-        import distributed as untyped
-    except ImportError as exc:
-        raise SolverUnavailableError(
-            "cluster: distributed is not installed: pip install 'meldopt[cluster]'"
-        ) from exc
-    distributed: Any = untyped
-    try:
-        client = distributed.Client(
-            address, timeout=CONNECT_S, set_as_default=False, name="meldopt"
-        )
-    except (OSError, TimeoutError, ValueError, TypeError) as exc:
-        raise SolverError(
-            f"cluster: got {address!r}, where nothing answers; expected the address of "
-            "a Dask scheduler, as in tcp://host:8786"
-        ) from exc
-    if not client.nthreads():
-        client.close()
-        raise SolverError(f"cluster: the scheduler at {address} has no workers")
-    return client
 
 
 class Cluster:

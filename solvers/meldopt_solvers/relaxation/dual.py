@@ -23,6 +23,7 @@ from meldopt.solver import (
 )
 from meldopt.stop import iteration_limit
 from meldopt_solvers.search.descent import descend, mend
+from meldopt_solvers.search.feasible import find_plan
 from meldopt_solvers.search.incumbent import Incumbent
 from meldopt_solvers.search.lns import improve
 from meldopt_solvers.search.roam_lns import improve_roam
@@ -52,14 +53,17 @@ SEARCH_SHARE = 0.4
 ROAM_ROUNDS = 400
 """Iterations of that search, at most."""
 
-FEW, SOME = 2_000, 20_000
-"""Sets of copies looked at for a block, at most, on the way to the last proof."""
-
 SAMPLE = 16
 """One of so many blocks is in the sample."""
 
 ROUNDS = 30
 """Times that all options are priced, at most."""
+
+ROUGH = 10
+"""Times that some options are priced between, at most."""
+
+RADIUS, NARROW = 0.3, 1e-4
+"""How far prices may go, relative to each, before all options are priced again."""
 
 WEIGHINGS = 4
 """Times that calls of sampled tokens are weighed."""
@@ -195,12 +199,11 @@ class Bounding:
             point = maximise(
                 lagrangian,
                 prices,
-                tolerance=1e-3,
+                tolerance=3e-4,
                 spent=self.sampled,
                 sample=draw_sample(lagrangian, SAMPLE),
                 box=box,
-                rounds=40,
-                nodes=FEW,
+                rounds=60,
             )
             prices, box = point.prices, 0.2
         self._raise(prices, box, rng)
@@ -224,42 +227,52 @@ class Bounding:
         lagrangian = self.lagrangian
         tolerance = self.params.tolerance
         self.part = 1.0
-        point = lagrangian.at(prices, nodes=FEW)
-        over = self.proved(point)
+        centre = lagrangian.at(prices)
+        over = self.proved(centre)
         master = Master(lagrangian)
-        master.add(point)
-        near = point.near.copy()
+        master.add(centre)
+        near = centre.near.copy()
+        radius = RADIUS
         for _ in range(ROUNDS):
-            if over or not np.isfinite(point.value):
+            if over or not np.isfinite(centre.value) or radius < NARROW:
                 break
             self.part = max(float(near.mean() / lagrangian.tables.usable.mean()), 0.05)
             lagrangian.focus(near)
             rough = maximise(
                 lagrangian,
-                point.prices,
+                centre.prices,
                 tolerance=0.5 * tolerance,
                 spent=self.sampled,
-                box=box,
+                box=min(box, radius),
                 master=master,
                 rough=True,
-                nodes=FEW,
+                rounds=ROUGH,
+                radius=radius,
+                known=centre,
             )
             lagrangian.focus(None)
+            enough = tolerance * abs(centre.value)
+            hoped = self._cost(rough) - self._cost(centre)
+            if hoped <= enough:
+                if self._over() or master.promised - self._cost(centre) <= enough:
+                    break
+                radius *= 0.25
+                continue
             self.part = 1.0
-            point = lagrangian.at(rough.prices, nodes=SOME)
+            point = lagrangian.at(rough.prices)
             over = self.proved(point)
             master.add(point)
             near |= point.near
-            box = 0.1
-            if self._cost(rough) - self._cost(point) <= tolerance * abs(point.value):
-                break
-        if not over and self._cost(point) - point.value > 1e-5 * abs(point.value):
-            # Some blocks were given up too early for a sharp proof.
-            point = lagrangian.at(point.prices)
-            self.proved(point)
+            found = self._cost(point) - self._cost(centre)
+            if found > 0.5 * hoped:
+                radius = min(2.0 * radius, 1.0)
+            elif found < 0.25 * hoped:
+                radius *= 0.5
+            if point.value > centre.value:
+                centre = point
+        self.point = centre
         if master.weight.any():
-            point = dataclasses.replace(point, option=master.mixture(rng))
-        self.point = point
+            self.point = dataclasses.replace(centre, option=master.mixture(rng))
 
     def _weigh_calls(self, rng: np.random.Generator) -> None:
         """Bound `parallel` by weights of sampled calls, a few times better ones."""
@@ -413,11 +426,12 @@ class DualRun:
                 state, lagrangian, point, self.rng, steep=steep, spent=self.spent
             )
             self.submit()
+        if not math.isfinite(self.best.objective):
+            find_plan(self.problem, self.best, self.rng, left=self.budget.left)
         assert point is not None
         if self.params.improve:
             self.best.work += self.state.work + self.bounding.work
-            before = self.best.objective
-            improve(
+            found = improve(
                 self.problem,
                 self.best,
                 rng=self.rng,
@@ -427,8 +441,7 @@ class DualRun:
                 hints=point.option,
                 left=self.budget.left,
             )
-            if self.best.objective < before:
-                self.found_by = "lns"
+            self.found_by = found or self.found_by
 
     def _searched(self) -> Lagrangian:
         """Return the Lagrangian of the terms that a search goes by."""

@@ -133,6 +133,7 @@ def ascend(
     opt_server: Ints,
     owner: Ints,
     slack: Floats,
+    dual: Floats,
 ) -> float:
     """Raise the duals of clients one after the other; return their sum.
 
@@ -148,7 +149,6 @@ def ascend(
         slack[f] = max(opening[f], 0.0)
         total += min(opening[f], 0.0)
     near = np.empty((num_c, num_f))  # of each server, its nearest facility
-    dual = np.empty(num_c)
     listed = np.empty(num_c, dtype=np.int64)  # clients that may rise
     for k in range(num_c):
         low = bare[k]
@@ -222,12 +222,16 @@ def greedy_set(
     way: Floats,
     bare: Floats,
     forced: Bools,
+    listed: Bools,
     opt_server: Ints,
     owner: Ints,
     most: int,
     stack: Ints,
 ) -> tuple[int, float]:
-    """Open the facility that gains most, again and again; return how many, and cost."""
+    """Open the facility that gains most, again and again; return how many, and cost.
+
+    Only those that are listed are looked at, and those that are forced.
+    """
     num_f = opening.shape[0]
     num_c = bare.shape[0]
     least = bare.copy()
@@ -247,7 +251,9 @@ def greedy_set(
         most_served = 0
         most_gain = 0.0
         for f in range(num_f):
-            if forced[f] or not may_join(f, depth, stack, opt_server, owner, most):
+            if forced[f] or not listed[f]:
+                continue
+            if not may_join(f, depth, stack, opt_server, owner, most):
                 continue
             gain = -opening[f]
             served = 0
@@ -412,10 +418,24 @@ def locate(
         if forced[f]:
             fixed += opening[f]
             free[f] = 0.0
+    slack = np.empty(num_f)
+    dual = np.empty(num_c)
+    lower = ascend(free, cost, bare, opt_server, owner, slack, dual) + fixed
+    if lower == np.inf:
+        return np.inf, np.inf, 0, 0
+    # Facilities that the duals pay for make a better start than any others.
+    paid_for = np.empty(num_f, dtype=np.bool_)
+    for f in range(num_f):
+        paid_for[f] = forced[f] or slack[f] <= EXACT * abs(lower)
     number, upper = greedy_set(
-        opening, way, bare, forced, opt_server, owner, most, chosen
+        opening, way, bare, forced, paid_for, opt_server, owner, most, chosen
     )
-    if upper < np.inf:
+    if upper == np.inf:
+        paid_for[:] = True
+        number, upper = greedy_set(
+            opening, way, bare, forced, paid_for, opt_server, owner, most, chosen
+        )
+    if upper < np.inf and lower < upper - EXACT * abs(upper):
         number, upper = exchange(
             opening,
             way,
@@ -428,10 +448,6 @@ def locate(
             number,
             upper,
         )
-    slack = np.empty(num_f)
-    lower = ascend(free, cost, bare, opt_server, owner, slack) + fixed
-    if lower == np.inf:
-        return np.inf, np.inf, 0, 0
     edge = upper - EXACT * abs(upper) if upper < np.inf else upper
     for f in range(num_f):
         near[f] = forced[f] or lower + slack[f] <= upper + NEAR * abs(upper)
@@ -452,6 +468,7 @@ def locate(
             m -= 1
         listed[m] = f
     after = np.empty((num + 1, num_c))
+    paying = np.empty((num, num_c))  # what clients pay towards opening
     gift = np.zeros(num + 1)  # what facilities that pay for themselves still bring
     for k in range(num_c):
         after[num, k] = np.inf
@@ -460,12 +477,15 @@ def locate(
         for k in range(num_c):
             x = way[listed[n], k]
             after[n, k] = x if x < after[n + 1, k] else after[n + 1, k]
+            x = dual[k] - x
+            paying[n, k] = x if x > 0.0 else 0.0
     deep = chosen.shape[0]
     stack = np.empty(deep, dtype=np.int64)
     base = 0
     paid = np.zeros(deep + 1)
     charge = np.zeros(deep + 1)
     least = np.empty((deep + 1, num_c))
+    pays = np.zeros((deep + 1, num_c))
     for f in range(num_f):
         if forced[f]:
             stack[base] = f
@@ -500,17 +520,30 @@ def locate(
         seen += 1
         if seen > nodes:
             return min(lower, upper), upper, number, seen
+        # Beside its slack a facility costs what clients that pay for others pay twice.
+        twice = charge[depth] + slack[f]
+        for k in range(num_c):
+            x = paying[n, k]
+            z = pays[depth, k]
+            pays[depth + 1, k] = x if x > z else z
+            twice += x if x < z else z
+        if lower + twice >= edge:
+            continue
+        charge[depth + 1] = twice
         paid[depth + 1] = paid[depth] + opening[f]
-        charge[depth + 1] = charge[depth] + slack[f]
         value = paid[depth + 1]
         best = paid[depth + 1] + gift[n + 1]
+        short = lower + twice
         for k in range(num_c):
             x = way[f, k]
             x = x if x < least[depth, k] else least[depth, k]
             least[depth + 1, k] = x
             value += x
             z = after[n + 1, k]
-            best += z if z < x else x
+            z = z if z < x else x
+            best += z
+            z -= dual[k]
+            short += z if z > 0.0 else 0.0
         stack[depth] = f
         if value < upper:
             upper = value
@@ -518,7 +551,7 @@ def locate(
             number = depth + 1
             for d in range(number):
                 chosen[d] = stack[d]
-        if best < edge:
+        if best < edge and short < edge:
             at[depth + 1] = n + 1
             depth += 1
     return edge, upper, number, seen
@@ -536,7 +569,7 @@ def price_block(
     num_x = t.fails.shape[0]
     sampled = p.timed.shape[0] > 0
     # Facilities: the copies that could exist, without those that another one on the
-    # same place beats in memory and for every application.
+    # same place could stand in for at no loss, even if they answered all calls.
     own = np.empty(num_m * num_o, dtype=np.int64)
     opt = np.empty(num_m * num_o, dtype=np.int64)
     opening = np.empty(num_m * num_o)
@@ -546,8 +579,12 @@ def price_block(
     pinned = 0
     split = False  # a pin in another format than the one that is left
     first_q = np.full(num_g, NONE, dtype=np.int64)
+    calls = np.zeros(num_g)  # calls/s of the whole block
     for q in range(num_q - 1, -1, -1):
-        first_q[t.app_of[q]] = q
+        g = t.app_of[q]
+        first_q[g] = q
+        for a in range(num_m):
+            calls[g] += t.rate[q] * t.calls[g, y.member[first + a]]
     for a in range(num_m):
         i = y.member[first + a]
         start = num_f
@@ -575,24 +612,26 @@ def price_block(
             beaten = False
             n = start
             while n < num_f and not forced[num_f] and not sampled:
-                better = opt[n] >= 0 and t.place[opt[n]] == v
-                better = better and opening[n] <= opening[num_f]
-                for g in range(num_g):
-                    if first_q[g] >= 0 and inner[n, g] > inner[num_f, g]:
-                        better = False
-                if better:
-                    beaten = True
-                    break
+                if t.place[opt[n]] == v:
+                    least = opening[n]
+                    for g in range(num_g):
+                        if first_q[g] >= 0 and inner[n, g] > inner[num_f, g]:
+                            least += calls[g] * (inner[n, g] - inner[num_f, g])
+                    if least <= opening[num_f]:
+                        beaten = True
+                        break
                 n += 1
             if beaten:
                 continue
             n = start
             while n < num_f and not sampled:  # and those that this one beats
                 worse = t.place[opt[n]] == v and not forced[n]
-                worse = worse and opening[n] >= opening[num_f]
-                for g in range(num_g):
-                    if first_q[g] >= 0 and inner[n, g] < inner[num_f, g]:
-                        worse = False
+                if worse:
+                    least = opening[num_f]
+                    for g in range(num_g):
+                        if first_q[g] >= 0 and inner[n, g] < inner[num_f, g]:
+                            least += calls[g] * (inner[num_f, g] - inner[n, g])
+                    worse = opening[n] >= least
                 if worse:
                     num_f -= 1
                     for m in range(n, num_f + 1):  # this one moves too

@@ -4,7 +4,9 @@ A layer takes a token as long as its slowest server, and that is at least any me
 the times of its calls, each alone: sum(weight time) <= slowest, for weights >= 0 of sum
 one. A call takes at least the time of the fastest copy of its expert that exists. So
 `parallel` becomes a client of facility location for each (demand, expert) that sampled
-tokens call. Calls that may be pruned or substituted count nothing.
+tokens call. Calls that may be substituted count nothing, nor those that may be pruned:
+the hash that turns shares into answers prunes the calls of the largest draws first, so
+those below the share that no segment can prune are answered.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from meldopt.score import token_hash
 
 from .kernels import NONE
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from meldopt.problem import Problem
 
     from .pricing import Point
+
+SURE = 1e-4
+"""Far more than what `score` forgives in a sum of shares."""
 
 PULL = 4.0
 """How strongly weights move to the slower calls of a token, in one step."""
@@ -35,7 +42,8 @@ class SampledWeights:
         expert = problem.sample_experts[token, layer, slot]
         demand = problem.sample_demand[token]
         app = problem.application_of[demand]
-        free = (problem.prune_width.sum(axis=2) > 0)[app, layer]
+        most = problem.prune_width.sum(axis=2)[app, layer]  # that may be pruned
+        free = (most > 0) & (token_hash(token, expert, 1) >= 1.0 - most - SURE)
         if len(problem.similar):
             free |= np.isin(expert, problem.similar[:, 0])
         free |= problem.rate[demand] * problem.calls[app, expert] <= 0
