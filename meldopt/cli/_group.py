@@ -22,6 +22,9 @@ EXIT_BAD_INPUT = 2
 EXIT_ENGINE = 3
 EXIT_INTERRUPTED = 130
 
+AS_JSON = "meldopt.json"
+"""Key of a context: whether ``--json`` stands on the command line."""
+
 
 class LazyGroup(click.Group):
     """Commands that are modules of a package, each with a ``command`` in it."""
@@ -47,6 +50,12 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether a JSON object is asked for: errors then are one, too."""
+        options = args[: args.index("--")] if "--" in args else args
+        ctx.meta[AS_JSON] = "--json" in options
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; every error is one line and an exit code."""
         for stream in (sys.stdout, sys.stderr):
@@ -71,7 +80,10 @@ class LazyGroup(click.Group):
                 if exc.errno == errno.EPIPE:  # whoever read our output has gone
                     raise
                 _fail(ctx, exc, EXIT_BAD_INPUT)
-            except (click.ClickException, click.Abort, click.exceptions.Exit):
+            except click.ClickException as exc:
+                _print_error(ctx, exc.format_message())
+                raise
+            except (click.Abort, click.exceptions.Exit):
                 raise
             except Exception:
                 # Not exit 1, which says that a check failed or nothing was found.
@@ -81,8 +93,17 @@ class LazyGroup(click.Group):
 
 def _fail(ctx: click.Context, error: object, code: int) -> None:
     message = " ".join(str(error).split())
+    _print_error(ctx, message)
     click.echo(f"error: {message}", err=True)
     ctx.exit(code)
+
+
+def _print_error(ctx: click.Context, message: str) -> None:
+    """Print an error as a JSON object, where one was asked for."""
+    if ctx.meta.get(AS_JSON):
+        from ._output import print_json
+
+        print_json({"status": "error", "error": " ".join(message.split())})
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -419,3 +419,36 @@ def test_schemas(run: Invoke, kind: str) -> None:
         assert run("schema").stdout == done.stdout
         names = {field.encode_name for field in msgspec.structs.fields(InstanceSpec)}
         assert set(root["properties"]) == names
+
+
+# -- errors as JSON --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("check", "no-such-file.json"), "no-such-file.json"),
+        (("solve", "tiny/dozen", "-t", "soon"), "got 'soon'"),
+        (("solve", "tiny/dozen", "-s", "nobody"), "nobody"),
+        (("nonsense",), "nonsense"),
+    ],
+)
+def test_errors_are_json_where_json_is_asked_for(
+    run: Invoke, here: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    """With `--json` an error is one object on stdout beside the line on stderr."""
+    done = run(*arguments, "--json")
+    assert done.exit_code == 2
+    found = json.loads(done.stdout)
+    assert found["status"] == "error"
+    assert words in found["error"]
+    assert "\n" not in found["error"]
+    assert words in done.stderr
+    assert run(*arguments).stdout == ""
+
+
+def test_json_behind_two_dashes_is_an_argument(run: Invoke, here: Path) -> None:
+    """What stands behind `--` asks for nothing."""
+    done = run("check", "--", "--json")
+    assert done.exit_code == 2
+    assert done.stdout == ""

@@ -51,6 +51,9 @@ DIVE_SHARE = 0.3
 DIVE_GAP = 2e-4
 """Gap of the restricted model at which that search ends."""
 
+RESERVE = 0.05
+"""Part of the time that no engine gets: engines end late, and plans must be judged."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MilpParams:
@@ -126,7 +129,7 @@ class MilpSolver:
                 f"milp: got a model of {form.model.num_columns} columns, expected at "
                 f"most {self.params.max_columns} (max_columns); use 'local'"
             )
-        run = _Run(self.params, form, log, stop, seed)
+        run = _Run(self.params, form, log, stop, seed, started)
         outcome, best = run.go(start)
         plan, bound = best, None
         if run.relaxed is not None:
@@ -175,6 +178,11 @@ def _better(problem: Problem, one: Plan | None, other: Plan) -> Plan:
     return other
 
 
+def _nothing() -> Outcome:
+    """Return the outcome of no run: nothing was found and nothing proved."""
+    return Outcome(status="unknown", x=None, objective=None, bound=None)
+
+
 def _member(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Say which rows stand among the wanted ones."""
     known = {tuple(row) for row in wanted.tolist()}
@@ -191,12 +199,14 @@ class _Run:
         log: ProgressLog,
         stop: StopCriterion,
         seed: int,
+        started: float,
     ) -> None:
         self.params, self.form, self.log, self.stop = params, form, log, stop
         self.seed = seed
         self.calls = 0
         self.best: tuple[float, Plan | None] = (np.inf, None)
-        self.begun = perf_counter()
+        self.started = started
+        self.relaxing_s = 0.0
         self.relaxed: float | None = None
 
     def go(self, start: Plan | None) -> tuple[Outcome, Plan | None]:
@@ -213,8 +223,12 @@ class _Run:
             ended = self.dive()
             if ended is not None:
                 return ended, self.best[1]
+            if self.over():
+                return _nothing(), self.best[1]
             if self.best[1] is not None:
                 warm = self.complete(self.best[1])
+        if self.over():
+            return _nothing(), self.best[1]
         common = self.limits() | {"start": warm, "on_incumbent": self.watch}
         if params.engine == "highs":
             outcome = solve_highs(form.model, **common)
@@ -227,7 +241,22 @@ class _Run:
         limit = runtime_limit(self.stop)
         if limit is None or np.isinf(limit):
             return None
-        return max(limit - (perf_counter() - self.begun), 0.01)
+        gone = perf_counter() - self.started
+        return max((1.0 - RESERVE) * limit - gone, 0.01)
+
+    def over(self) -> bool:
+        """Return whether there is no time for another run of an engine.
+
+        It takes a while to read a model and to see that the time is over: less time
+        than a fifth of what the relaxation took is none.
+        """
+        left = self.left()
+        return left is not None and left <= max(0.01, 0.2 * self.relaxing_s)
+
+    def polish_s(self) -> float:
+        """Return the seconds for an LP over shares."""
+        left = self.left()
+        return POLISH_S if left is None else min(POLISH_S, left)
 
     def gap(self) -> float:
         """Return the gap to stop at; half of what counts as optimal at least."""
@@ -258,6 +287,9 @@ class _Run:
         gap closed.
         """
         form = self.form
+        if self.over():
+            return _nothing()
+        begun = perf_counter()
         lp = solve_highs(
             form.model,
             relax=True,
@@ -265,6 +297,7 @@ class _Run:
             time_limit=self.left(),
             threads=self.params.threads,
         )
+        self.relaxing_s = perf_counter() - begun
         if lp.interrupted:
             return dataclasses.replace(lp, status="unknown", x=None, bound=None)
         if lp.status == "infeasible":
@@ -276,6 +309,8 @@ class _Run:
         self.relaxed = low if proves else None
         self.log.report(0, self.best[0], self.relaxed, self.best[1])
         for wide in (False, True):
+            if self.over():
+                return None
             found = self.restricted(self.near(lp.x, wide=wide))
             if found.interrupted:
                 # What it says of a part of the copies says nothing of the whole.
@@ -339,8 +374,10 @@ class _Run:
             return None
         lower[z.range] = upper[z.range] = values
         fixed = dataclasses.replace(model, col_lower=lower, col_upper=upper)
+        if self.over():
+            return None
         left = self.left()
-        seconds = 30.0 if left is None else min(30.0, max(left, 1.0))
+        seconds = 30.0 if left is None else min(30.0, left)
         return solve_highs(fixed, relax=True, time_limit=seconds).x
 
     def watch(
@@ -381,15 +418,20 @@ class _Run:
     ) -> None:
         """Keep the plan of a solution if it is feasible and the best so far."""
         plan = form.decode(x)
-        if polish:
-            plan = best_shares(form.problem, plan.copies, time_limit=POLISH_S) or plan
+        if polish and not self.over():
+            seconds = self.polish_s()
+            plan = best_shares(form.problem, plan.copies, time_limit=seconds) or plan
         judged = score(form.problem, plan)
         if judged.feasible and judged.objective < self.best[0]:
             self.best = (judged.objective, plan)
 
     def plan_of(self, x: NDArray[np.float64]) -> Plan:
         """Read a plan off a solution, with the best shares for its copies."""
-        plan = best_shares(self.form.problem, self.form.copies(x), time_limit=POLISH_S)
+        plan = None
+        if not self.over():
+            plan = best_shares(
+                self.form.problem, self.form.copies(x), time_limit=self.polish_s()
+            )
         return self.form.decode(x) if plan is None else plan
 
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from meldopt.solver import SolverInfo, StopReason, finish
+from meldopt.solver import SolverInfo
 
 from .descent import choose_format, descend, mend, prepare_formats
-from .incumbent import Incumbent
+from .frame import Run, SearchSolver
 from .kernels import EXTRA, STEEP, WORTH
 from .roam import solve_roam
 from .state import HomeState
 from .terms import CAPABILITIES, TERMS_SEARCHED
 
 if TYPE_CHECKING:
-    from meldopt.plan import Plan
     from meldopt.problem import Problem
-    from meldopt.solver import OnProgress, Result, StopCriterion
+
+    from .incumbent import Incumbent
 
 COVER_WORTH = 0.01
 """What calls count for beside memory while the covering is built."""
@@ -135,7 +134,7 @@ def construct(
     s.knob[EXTRA] = 1.0
 
 
-class GreedySolver:
+class GreedySolver(SearchSolver[GreedyParams]):
     """Cheapest covering, then the change that gains most per byte, until none fits.
 
     Prices of links, processors and budgets tell what a change gains. If the plan built
@@ -153,48 +152,15 @@ class GreedySolver:
         packages=("numba",),
     )
 
-    def __init__(self, params: GreedyParams | None = None) -> None:
-        self.params = GreedyParams() if params is None else params
-
-    def solve(
-        self,
-        problem: Problem,
-        /,
-        *,
-        stop: StopCriterion,
-        seed: int,
-        start: Plan | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Result:
-        """Solve a problem; see `meldopt.solver.Solver`."""
-        started = perf_counter()
-        best = Incumbent(
-            problem, stop=stop, started=started, on_progress=on_progress, start=start
-        )
-        reason = StopReason.FINISHED
-        ignored: tuple[str, ...] = ()
-        try:
-            rng = np.random.default_rng(seed)
-            if best.spent():
-                reason = StopReason.CRITERION
-            elif problem.dataflow == "roam":
-                ignored = solve_roam(problem, best, rng, start=start, anneal=False)
-            else:
-                self.build(problem, best, rng)
-        except KeyboardInterrupt:
-            reason = StopReason.INTERRUPTED
-        return finish(
-            problem,
-            self.info,
-            plan=best.plan,
-            bound=None,
-            stop_reason=reason,
-            seed=seed,
-            started=started,
-            params=self.params,
-            history=best.log.history,
-            ignored=ignored,
-        )
+    def search(self, run: Run) -> bool:
+        """Construct a plan."""
+        if run.problem.dataflow == "roam":
+            run.ignored = solve_roam(
+                run.problem, run.best, run.rng, start=run.start, anneal=False
+            )
+        else:
+            self.build(run.problem, run.best, run.rng)
+        return True
 
     def build(
         self, problem: Problem, best: Incumbent, rng: np.random.Generator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from meldopt.formulations.shares import best_shares
 from meldopt.score import score
 from meldopt.solver import ProgressLog
+from meldopt.stop import iteration_limit, runtime_limit, work_limit
 from meldopt.tolerance import FEASIBILITY
 
 from .terms import lp_size
@@ -69,6 +71,8 @@ class Incumbent:
         self.work = 0.0  # of LPs; a state counts its own
         self.log = ProgressLog(on_progress, started)
         self._check = stop.start()
+        self._limits = work_limit(stop), iteration_limit(stop), runtime_limit(stop)
+        self._started = started
         self._values: dict[bytes, float] = {}
         if start is not None:
             self.offer(start)
@@ -143,6 +147,22 @@ class Incumbent:
         """Say whether the run ends here; ``work`` is what was done beside LPs."""
         done = self.work + work
         return self._check.stop(self.iteration, self.objective, self.bound, done)
+
+    def part(self, work: float = 0.0) -> float | None:
+        """Return the part of the budget that is over; None if nothing limits the run.
+
+        Where work or iterations end a run the clock decides nothing.
+        """
+        units, iterations, seconds = self._limits
+        parts = []
+        if units is not None and math.isfinite(units):
+            parts.append((self.work + work) / units if units > 0 else 1.0)
+        if iterations is not None:
+            parts.append(self.iteration / iterations if iterations > 0 else 1.0)
+        if not parts and seconds is not None and math.isfinite(seconds):
+            gone = perf_counter() - self._started
+            parts.append(gone / seconds if seconds > 0 else 1.0)
+        return max(parts, default=None)
 
     def step(self, work: float = 0.0) -> bool:
         """Count an iteration, report, and say whether the run ends here."""

@@ -19,18 +19,22 @@ import numpy as np
 
 from meldopt.engines.highs import solve_highs
 from meldopt.formulations.milp import build_milp
-from meldopt.solver import SolverInfo, StopReason, finish
+from meldopt.solver import SolverInfo
 from meldopt.stop import iteration_limit, runtime_limit, work_limit
+from meldopt.tolerance import OPTIMALITY
 from meldopt_solvers.relaxation.cluster import join
 from meldopt_solvers.relaxation.pricing import Lagrangian
 from meldopt_solvers.relaxation.primal import state_prices
 
-from .incumbent import Incumbent
+from .choice import Pool
+from .feasible import UntilFeasible, find_plan
+from .frame import Run, SearchSolver
 from .kernels import NONE
-from .local import HomeSearch, LocalParams
+from .local import LocalParams
 from .neighbourhoods import Chooser, Kind, Neighbourhoods
-from .patterns import Patterns, Pool
+from .patterns import Patterns
 from .roam import solve_roam
+from .sampled import improve_sampled, is_sampled
 from .screen import Screen, option_sets
 from .submodel import Part, measure, surrogate
 from .tables import uniform_group_of
@@ -45,7 +49,8 @@ if TYPE_CHECKING:
     from meldopt.formulations.linear import LinearModel
     from meldopt.plan import Plan
     from meldopt.problem import Problem
-    from meldopt.solver import OnProgress, Result, StopCriterion
+
+    from .incumbent import Incumbent
 
 WORTH = 1e-9
 """Relative gain from which a plan counts as better."""
@@ -62,8 +67,15 @@ STALL = 2e-5
 PER_ROUND = 4
 """Patterns of an expert that a round of prices makes."""
 
-SHARE_SIZE = 4
-"""Experts whose shares an LP finds, for one whose copies a sub-problem chooses."""
+WHOLE = 4_000
+"""Shares of a sub-problem up to which it may choose from all copies."""
+
+SURROGATE_SHARE = 0.3
+"""Of what is left of a run, where its objective looks at sampled tokens: that part goes
+to sub-problems, which know `serial` only; the rest to the sampled tokens."""
+
+SURROGATE_STEPS = 100
+"""Such sub-problems where nothing limits the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +182,7 @@ class Lns:
         self.take(best.plan)
         self.unjudged = 0
         self.steps = 0
+        self.done = False  # everything was free, and solved
 
     def take(self, plan: Plan) -> None:
         """Go on from a plan that was judged."""
@@ -195,7 +208,7 @@ class Lns:
     # -- steps -------------------------------------------------------------------------
     def run(self) -> None:
         """Step until the criterion is met or everything was free and solved."""
-        while not self.spent():
+        while not self.done and not self.spent():
             kind = self.chooser.pick(self.rng)
             size = max(round(kind.size), 1)
             experts = self.near.draw(kind.name, size, self.plan.copies, self.rng)
@@ -227,13 +240,16 @@ class Lns:
         return gain, work, solved
 
     def ask(
-        self, model: LinearModel, start: NDArray[np.float64]
+        self,
+        model: LinearModel,
+        start: NDArray[np.float64],
+        gap: float | None = None,
     ) -> tuple[Outcome, float]:
         """Solve a model as far as a step may; return the outcome and its work."""
         outcome = solve_highs(
             model,
             time_limit=self.seconds(),
-            gap=self.params.gap,
+            gap=self.params.gap if gap is None else gap,
             nodes=self.params.nodes,
             seed=self.steps,
             threads=1,
@@ -248,14 +264,16 @@ class Lns:
 
     def by_copies(self, part: Part) -> tuple[Plan | None, float, bool]:
         """Choose copies and shares of a part together."""
+        candidates = self.candidates(part)
         form = build_milp(
-            part.problem,
-            candidates=self.candidates(part),
-            by_layer=True,
-            used=part.used(),
+            part.problem, candidates=candidates, by_layer=True, used=part.used()
         )
-        outcome, work = self.ask(form.model, form.encode(part.current))
+        everyone = len(part.experts) == self.problem.num_experts
+        whole = everyone and len(candidates) == int(self.tables.usable.sum())
+        gap = OPTIMALITY / 2 if whole else None
+        outcome, work = self.ask(form.model, form.encode(part.current), gap)
         solved = outcome.status == "optimal"
+        self.done = whole and solved
         if outcome.x is None:
             return None, work, solved
         return form.decode(outcome.x), work, solved
@@ -295,7 +313,7 @@ class Lns:
             if stalls or number == self.params.rounds:
                 break
             last = low
-            prices = made.prices(self.lagrangian, model, outcome.duals)
+            prices = made.choice.prices(self.lagrangian, model, outcome.duals)
             centre = 0.5 * (prices + centre) if number < 2 else prices
             point = self.lagrangian.at(centre, skip=skip)
             screen = Screen(self.tables, self.lagrangian.price_tables(point.prices))
@@ -432,7 +450,12 @@ class Lns:
     def candidates(self, part: Part) -> NDArray[np.int64]:
         """Return the copies that a sub-problem chooses from, sorted; (C, 3)."""
         t = self.tables
-        free = self.promising(part.experts, self.sets(part), self.screen)
+        experts = part.experts
+        if len(experts) * len(t.place) * len(t.rate) <= WHOLE:
+            free = self.sets(part) | self.tables.usable[experts]
+            free &= self._formats(experts)
+        else:
+            free = self.promising(experts, self.sets(part), self.screen)
         i, o = np.nonzero(free)
         table = np.stack([i, t.place[o], t.format[o]], axis=1).astype(np.int64)
         found: NDArray[np.int64] = table[np.lexsort(table.T[::-1])]
@@ -479,15 +502,17 @@ def improve(
     hints: NDArray[np.int64] | None = None,
     left: Callable[[], float] | None = None,
     params: LnsParams | None = None,
-) -> None:
+) -> str | None:
     """Improve the plan of an incumbent until the criterion is met.
+
+    Where the objective looks at sampled tokens the last step is `improve_sampled`.
 
     Parameters
     ----------
     problem
         With the `home` dataflow.
     best
-        With a feasible plan; without one nothing happens.
+        Without a feasible plan one is sought first (`find_plan`).
     rng
         Decides which experts are free.
     spent
@@ -500,37 +525,59 @@ def improve(
         Seconds that are left; None: no clock decides anything.
     params
         The usual ones when None.
+
+    Returns
+    -------
+    str or None
+        Who made the plan better last: ``lns``, ``sampled``, or nobody.
     """
-    if best.plan is None or not math.isfinite(best.objective):
-        return
+    if not find_plan(problem, best, rng, left=left):
+        return None
     params = LnsParams() if params is None else params
     search = Lns
     if lagrangian.cluster is not None:
         from .lns_cluster import ClusterLns as search
+    sampled = is_sampled(problem)
+    before = best.objective
     search(
         problem,
         params,
         best,
         rng,
-        spent=spent,
+        spent=_Share(best, spent) if sampled else spent,
         lagrangian=lagrangian,
         prices=prices,
         hints=hints,
         left=left,
     ).run()
+    found = "lns" if best.objective < before else None
+    if sampled and not best.spent():
+        better = improve_sampled(problem, best, rng=rng, spent=spent)
+        found = "sampled" if better else found
+    return found
 
 
-class _UntilFeasible(HomeSearch):
-    """Local search that ends with the first feasible plan."""
+class _Share:
+    """Ends a search when it had its share of what was left of the run."""
 
-    def spent(self) -> bool:
-        return super().spent() or math.isfinite(self.best.objective)
+    def __init__(self, best: Incumbent, spent: Callable[[], bool]) -> None:
+        self.best, self.spent = best, spent
+        gone = best.part()
+        self.until = (
+            None if gone is None else gone + SURROGATE_SHARE * max(1.0 - gone, 0.0)
+        )
+        self.steps = 0
 
-    def over(self) -> bool:
-        return super().over() or math.isfinite(self.best.objective)
+    def __call__(self) -> bool:
+        self.steps += 1
+        if self.spent():
+            return True
+        if self.until is None:
+            return self.steps > SURROGATE_STEPS
+        return (self.best.part() or 0.0) >= self.until
 
 
-class LnsSolver:
+class LnsSolver(SearchSolver[LnsParams]):
     """Large-neighbourhood search whose sub-problems HiGHS solves.
 
     A unit of deterministic work is about a second of one core.
@@ -546,81 +593,41 @@ class LnsSolver:
         packages=("highspy", "numba"),
     )
 
-    def __init__(self, params: LnsParams | None = None) -> None:
-        self.params = LnsParams() if params is None else params
+    def search(self, run: Run) -> bool:
+        """Find a plan, then solve sub-problems until the criterion is met."""
+        if run.problem.dataflow == "roam":
+            run.ignored = solve_roam(run.problem, run.best, run.rng, start=run.start)
+            return False
+        self._home(run)
+        return not run.best.spent()
 
-    def solve(
-        self,
-        problem: Problem,
-        /,
-        *,
-        stop: StopCriterion,
-        seed: int,
-        start: Plan | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Result:
-        """Solve a problem; see `meldopt.solver.Solver`."""
-        started = perf_counter()
-        best = Incumbent(
-            problem, stop=stop, started=started, on_progress=on_progress, start=start
+    def _home(self, run: Run) -> None:
+        problem, best, rng = run.problem, run.best, run.rng
+        seconds = runtime_limit(run.stop)
+        fixed = (
+            iteration_limit(run.stop) is not None or work_limit(run.stop) is not None
         )
-        reason = StopReason.CRITERION
-        ignored: tuple[str, ...] = ()
-        try:
-            rng = np.random.default_rng(seed)
-            if best.spent():
-                pass
-            elif problem.dataflow == "roam":
-                ignored = solve_roam(problem, best, rng, start=start)
-            else:
-                self._home(problem, best, rng, stop, started)
-        except KeyboardInterrupt:
-            reason = StopReason.INTERRUPTED
-        return finish(
-            problem,
-            self.info,
-            plan=best.plan,
-            bound=None,
-            stop_reason=reason,
-            seed=seed,
-            started=started,
-            params=self.params,
-            history=best.log.history,
-            ignored=ignored,
-        )
-
-    def _home(
-        self,
-        problem: Problem,
-        best: Incumbent,
-        rng: np.random.Generator,
-        stop: StopCriterion,
-        started: float,
-    ) -> None:
-        search = _UntilFeasible(problem, LocalParams(), best, rng)
-        given = best.plan if math.isfinite(best.objective) else None
-        HomeSearch.start(search, given)
-        if not math.isfinite(best.objective) and not best.spent():
-            search.improve()
-        if best.plan is None:
-            best.offer(search.state.plan())
-        if best.spent(search.state.work):
-            return
-        lagrangian = Lagrangian(surrogate(problem))
-        prices = state_prices(search.state, lagrangian)
-        best.work += search.state.work
-        seconds = runtime_limit(stop)
-        fixed = iteration_limit(stop) is not None or work_limit(stop) is not None
         left = None
         if seconds is not None and not fixed:
 
             def left() -> float:
-                return seconds - (perf_counter() - started)
+                return seconds - (perf_counter() - run.started)
 
+        search = UntilFeasible(problem, LocalParams(), best, rng)
+        search.start(best.plan if math.isfinite(best.objective) else None)
+        if not find_plan(problem, best, rng, left=left) and not search.over():
+            search.improve()
+        if best.plan is None:
+            best.offer(search.state.plan())
+        best.work += search.state.work
+        if best.spent():
+            return
+        lagrangian = Lagrangian(surrogate(problem))
+        prices = state_prices(search.state, lagrangian)
         if self.params.cluster is not None:
             lagrangian.cluster = join(self.params.cluster, lagrangian)
         try:
-            improve(
+            run.found_by = improve(
                 problem,
                 best,
                 rng=rng,

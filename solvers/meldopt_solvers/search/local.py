@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from meldopt.solver import SolverInfo, StopReason, finish
+from meldopt.solver import SolverInfo
 
 from .copies import walk
 from .descent import choose_format, descend, mend
+from .frame import Run, SearchSolver
 from .greedy import LARGE, construct
-from .incumbent import Incumbent
 from .roam import solve_roam
 from .state import HomeState
 from .terms import CAPABILITIES, TERMS_SEARCHED, lp_size
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 
     from meldopt.plan import Plan
     from meldopt.problem import Problem
-    from meldopt.solver import OnProgress, Result, StopCriterion
+
+    from .incumbent import Incumbent
 
 MOST_MOVED = 200
 """Experts of one move at most."""
@@ -206,7 +206,7 @@ class HomeSearch:
         return False
 
 
-class LocalSolver:
+class LocalSolver(SearchSolver[LocalParams]):
     """Price descent, then ruin and recreate with prices that adapt.
 
     A unit of deterministic work is 1e9 evaluations of an option by a demand.
@@ -222,49 +222,15 @@ class LocalSolver:
         packages=("numba",),
     )
 
-    def __init__(self, params: LocalParams | None = None) -> None:
-        self.params = LocalParams() if params is None else params
-
-    def solve(
-        self,
-        problem: Problem,
-        /,
-        *,
-        stop: StopCriterion,
-        seed: int,
-        start: Plan | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Result:
-        """Solve a problem; see `meldopt.solver.Solver`."""
-        started = perf_counter()
-        best = Incumbent(
-            problem, stop=stop, started=started, on_progress=on_progress, start=start
-        )
-        reason = StopReason.CRITERION
-        ignored: tuple[str, ...] = ()
-        try:
-            rng = np.random.default_rng(seed)
-            if best.spent():
-                pass
-            elif problem.dataflow == "roam":
-                ignored = solve_roam(problem, best, rng, start=start)
-            else:
-                search = HomeSearch(problem, self.params, best, rng)
-                if search.start(start):
-                    search.improve()
-                if best.plan is None:
-                    best.offer(search.state.plan())
-        except KeyboardInterrupt:
-            reason = StopReason.INTERRUPTED
-        return finish(
-            problem,
-            self.info,
-            plan=best.plan,
-            bound=None,
-            stop_reason=reason,
-            seed=seed,
-            started=started,
-            params=self.params,
-            history=best.log.history,
-            ignored=ignored,
-        )
+    def search(self, run: Run) -> bool:
+        """Descend, then move until the criterion is met."""
+        problem, best = run.problem, run.best
+        if problem.dataflow == "roam":
+            run.ignored = solve_roam(problem, best, run.rng, start=run.start)
+            return False
+        search = HomeSearch(problem, self.params, best, run.rng)
+        if search.start(run.start):
+            search.improve()
+        if best.plan is None:
+            best.offer(search.state.plan())
+        return False

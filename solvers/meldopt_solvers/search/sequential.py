@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from meldopt.plan import Plan
-from meldopt.solver import SolverInfo, StopReason, finish
+from meldopt.solver import SolverInfo
 
 from .bits import choose_formats
 from .descent import descend, mend
-from .incumbent import Incumbent
+from .frame import Run, SearchSolver
 from .kernels import EXTRA
 from .roam import RoamSearch
 from .state import HomeState
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from meldopt.problem import Problem
-    from meldopt.solver import OnProgress, Result, StopCriterion
+
+    from .incumbent import Incumbent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def placement_problem(problem: Problem, format_: int) -> Problem:
     )
 
 
-class SequentialSolver:
+class SequentialSolver(SearchSolver[SequentialParams]):
     """Place experts in one format, then choose formats, then shares and budgets.
 
     Each stage takes what the one before it decided as given. All uniform formats are
@@ -96,53 +96,22 @@ class SequentialSolver:
         packages=("numba",),
     )
 
-    def __init__(self, params: SequentialParams | None = None) -> None:
-        self.params = SequentialParams() if params is None else params
-
-    def solve(
-        self,
-        problem: Problem,
-        /,
-        *,
-        stop: StopCriterion,
-        seed: int,
-        start: Plan | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Result:
-        """Solve a problem; see `meldopt.solver.Solver`."""
-        started = perf_counter()
-        best = Incumbent(
-            problem, stop=stop, started=started, on_progress=on_progress, start=start
-        )
-        reason = StopReason.FINISHED
-        try:
-            rng = np.random.default_rng(seed)
-            size = problem.size_bytes.sum(axis=0)
-            for b in np.argsort(-size, kind="stable").tolist():
-                if best.spent():
-                    reason = StopReason.CRITERION
-                    break
-                if not problem.allowed[:, b].any():
-                    continue
-                if problem.dataflow == "roam":
-                    self.stages_roam(problem, b, best, rng)
-                else:
-                    self.stages(problem, b, best, rng)
-        except KeyboardInterrupt:
-            reason = StopReason.INTERRUPTED
-        ignored = ("copies",) if problem.dataflow == "roam" else ()
-        return finish(
-            problem,
-            self.info,
-            plan=best.plan,
-            bound=None,
-            stop_reason=reason,
-            seed=seed,
-            started=started,
-            params=self.params,
-            history=best.log.history,
-            ignored=ignored if problem.max_copies != 1 else (),
-        )
+    def search(self, run: Run) -> bool:
+        """Run the stages from each format."""
+        problem, best = run.problem, run.best
+        if problem.dataflow == "roam" and problem.max_copies != 1:
+            run.ignored = ("copies",)
+        size = problem.size_bytes.sum(axis=0)
+        for b in np.argsort(-size, kind="stable").tolist():
+            if best.spent():
+                return False
+            if not problem.allowed[:, b].any():
+                continue
+            if problem.dataflow == "roam":
+                self.stages_roam(problem, b, best, run.rng)
+            else:
+                self.stages(problem, b, best, run.rng)
+        return True
 
     def stages(
         self, problem: Problem, b: int, best: Incumbent, rng: np.random.Generator
