@@ -41,6 +41,7 @@ lint: $(INSTALLED)  ## check format, lint rules, links and the generated pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python docs/build.py --check
+	$(BIN)/python docs/methods.py --check
 
 types: $(INSTALLED)  ## check types (mypy, strict)
 	$(BIN)/mypy
@@ -58,6 +59,7 @@ instances-check: $(INSTALLED)  ## re-score all bundled instances and their best 
 	$(BIN)/python instances/check.py
 
 docs: $(INSTALLED)  ## write docs/cli.md and the JSON Schemas, and check every link
+	$(BIN)/python docs/methods.py
 	$(BIN)/python docs/build.py
 
 build: $(INSTALLED)  ## build the sdist and the wheel into dist/

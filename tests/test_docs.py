@@ -355,7 +355,8 @@ def test_families_of_rows(kind: str) -> None:
 def test_solvers() -> None:
     """The page has a section for each solver, with its parameters and defaults."""
     for name, info in solver_infos().items():
-        text = section("solvers.md", f"`{name}`")
+        page = "baselines.md" if info.kind == "baseline" else "solvers.md"
+        text = section(page, f"`{name}`")
         shown = {
             names(cells[0])[0]: cells[1]
             for line in text.splitlines()
