@@ -18,6 +18,7 @@ import meldopt
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTANCE = "mixtral-8x7b/metro-4"
+EXAMPLE = ROOT / "examples" / "third_party_solver"
 SOLVERS = {"auto", "cpsat", "greedy", "local", "milp", "sequential"}
 COMMANDS_EXIT_S = 300  # a hung command fails the test instead of the whole run
 
@@ -88,8 +89,20 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel into a new environment and return its folder of scripts.
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel of the solver that lives in a distribution of its own."""
+    folder = tmp_path_factory.mktemp("example")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
+    _run(*build, cwd=EXAMPLE)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def scripts(
+    wheel: Path, example: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Install the wheels into a new environment and return its folder of scripts.
 
     No network: the dependencies are those of the running environment, reached through
     a path file. Folders named in such a file are searched after the environment's own,
@@ -106,7 +119,7 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--python",
         python,
     ]
-    _run(*pip, "install", "--no-index", "--no-deps", wheel, cwd=home)
+    _run(*pip, "install", "--no-index", "--no-deps", wheel, example, cwd=home)
     (site_packages,) = home.glob("lib/python*/site-packages")
     ours = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     (site_packages / "dependencies.pth").write_text("\n".join(ours) + "\n")
@@ -200,3 +213,22 @@ def test_a_bundled_instance_is_solved_by_name(scripts: Path, empty: Path) -> Non
     left = {path.name for path in empty.iterdir()}
     assert left - {"plan.npz"} == {"plan.json"}
     assert ("plan.npz" in left) == ("shares_file" in plan)
+
+
+def test_a_solver_of_another_distribution_is_compared(
+    scripts: Path, empty: Path
+) -> None:
+    """The example runs beside ours by its name, and the same score judges it."""
+    command = scripts / "meldopt"
+    assert "calls-first" in _run(command, "solvers", cwd=empty).stdout
+    compare = [command, "compare", "tiny/copies", "mixtral-8x7b/star-3"]
+    _run(*compare, "-s", "calls-first,greedy", "-t", "20", "-o", "out", cwd=empty)
+    lines = (empty / "out" / "RESULTS.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [json.loads(line) for line in lines]
+    ours = {run["instance"]: run for run in runs if run["solver"] == "greedy"}
+    theirs = {run["instance"]: run for run in runs if run["solver"] == "calls-first"}
+    assert set(ours) == set(theirs) == {"tiny/copies", "mixtral-8x7b/star-3"}
+    for name, run in theirs.items():
+        assert run["status"] in {"feasible", "violating", "optimal"}
+        assert run["objective"] >= ours[name]["bound"]
+        assert "copies" in run["ignored"]

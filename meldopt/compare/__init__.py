@@ -1,0 +1,1 @@
+"""Comparisons: instances × solvers × seeds × limits, one judge, one file of results."""
