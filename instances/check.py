@@ -4,6 +4,7 @@ For every instance: its digest and sizes are those of the index, its best plan i
 feasible and worth what the index says, and no bound is above it. The seven hard
 instances are hard: at the best plan several memories, a link, a processor and a quality
 budget are tight, and several formats, several copies, pruning and fusion are in use.
+``meldopt instances check`` does the same without the hard ones, also in a wheel.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from meldopt import build_problem, read_instance, read_plan, score
+from meldopt.best import check_instance
 from meldopt.library import IndexEntry, read_index
 
 if TYPE_CHECKING:
@@ -37,46 +38,16 @@ HARD = (
 """Frozen, and never loosened to meet a gap."""
 
 TIGHT = 0.01  # relative slack below which a row of a hard instance counts as tight
-SAME = 1e-6  # relative difference of objectives that count as equal
 
 
 def check(name: str, entry: IndexEntry, folder: Path = FOLDER) -> list[str]:
     """Return what is wrong with an instance and its best plan; [] if all is well."""
-    instance = read_instance(folder / f"{name}.json")
-    problem = build_problem(instance)
-    found = []
-    if instance.digest() != entry.digest:
-        found.append(f"digest: got {instance.digest()}, expected {entry.digest}")
-    sizes = {
-        "dataflow": problem.dataflow,
-        "layers": problem.num_layers,
-        "experts": problem.num_experts,
-        "servers": problem.num_servers,
-        "demands": problem.num_demands,
-        "formats": problem.num_formats,
-    }
-    for key, value in sizes.items():
-        if getattr(entry, key) != value:
-            found.append(f"{key}: got {value}, expected {getattr(entry, key)}")
-    path = folder / "best" / f"{name}.plan.json"
-    if (entry.best is not None) != path.is_file():
-        found.append("best plan: the index and the folder best/ do not agree")
-    if entry.best is None or not path.is_file():
+    checked = check_instance(name, entry, folder)
+    found = list(checked.found)
+    if checked.plan is None or checked.score is None:
         return found + (["best plan: missing"] if name in HARD else [])
-    plan = read_plan(path, problem)
-    judged = score(problem, plan)
-    found += [
-        f"best plan: breaks {v.row} {v.where} by {v.amount:.3g}"
-        for v in judged.violations
-    ]
-    told = entry.best.objective
-    if abs(judged.objective - told) > SAME * max(abs(told), 1e-12):
-        found.append(f"objective: got {judged.objective:.9g}, expected {told:.9g}")
-    bound = entry.best.bound
-    if bound is not None and bound > told + SAME * max(abs(told), 1e-12):
-        found.append(f"bound: got {bound:.9g}, above the objective {told:.9g}")
     if name in HARD:
-        found += hardness(problem, plan, judged)
+        found += hardness(checked.problem, checked.plan, checked.score)
     return found
 
 

@@ -1,44 +1,53 @@
 """Make the bundled instances and their index.
 
-    python instances/make.py freeze NAME…     generate instances and their planted plans
-    python instances/make.py best NAME PLAN   keep a plan if it is the best one known
-    python instances/make.py polish NAME…     improve the shares of the best plans by LP
+    python instances/make.py freeze NAME…     generate instances and planted plans
+    python instances/make.py solve NAME…      run solvers, keep best plans and bounds
+    python instances/make.py best NAME PLAN   keep a plan if it is the best known
+    python instances/make.py polish NAME…     improve the shares of best plans by LP
     python instances/make.py index            write index.json from what is there
 
-Frozen instances are not made again unless ``--force`` is given: their digests, and the
-plans and bounds that were found for them, are what people compare with.
+NAME may be a pattern such as 'metro/*'; without one, ``freeze`` makes what is not there
+yet and ``solve`` takes all. Frozen instances are not made again unless ``--force`` is
+given: their digests, and the plans and bounds that were found for them, are what people
+compare with. ``solve`` starts each solver from the best plan known.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import fnmatch
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from frozen import FROZEN, Frozen
 
 import meldopt
-from meldopt import build_problem, read_instance, read_plan, score, write_instance
-from meldopt.files import (
-    FORMAT_VERSION,
-    arrays_to_bytes,
-    write_bytes,
+from meldopt import best as library
+from meldopt import (
+    build_problem,
+    read_instance,
+    read_plan,
+    score,
+    solve,
+    write_instance,
 )
-from meldopt.gap import relative_gap
+from meldopt.errors import MeldoptError
+from meldopt.files import FORMAT_VERSION, write_bytes
+from meldopt.gap import is_closed
 from meldopt.generate import families, generate, generate_with_plan
 from meldopt.instance import Instance, RecipeFile, RecipeSpec
-from meldopt.library import BestEntry, IndexEntry, read_index, write_index
-from meldopt.plan import Plan, plan_to_file, write_plan
+from meldopt.library import BestEntry, read_index, write_index
+from meldopt.plan import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from meldopt.problem import Problem
-    from meldopt.score import Score
 
 FOLDER = Path(__file__).parent
-LARGE = 2000  # experts from which on best plans are written without white space
 ABOUT = {
     "licence": "Apache-2.0",
     "note": "Popularity drawn to match published statistics; losses are synthetic "
@@ -46,225 +55,14 @@ ABOUT = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """How a bundled instance was generated.
-
-    ``recipe`` instances keep no arrays: reading generates them again.
-    """
-
-    seed: int
-    parameters: dict[str, Any] = field(default_factory=dict)
-    family: str = "metro"
-    recipe: bool = False
-
-    @property
-    def planted(self) -> bool:
-        """Whether a plan is planted in it."""
-        return self.parameters.get("tightness") is not None
-
-
-EDGE = {"radius_km": 15.0, "tightness": 0.004, "tight_links": 2}
-
-CAMPUS = {
-    "servers": [
-        {
-            "name": "lab",
-            "device": "rtx-4090",
-            "tiers": {"gpu": {"capacity": "20 GiB"}, "ram": {"capacity": "64 GiB"}},
-        },
-        {"name": "hall", "device": "jetson-orin-64"},
-        {"name": "roof", "device": "l4"},
-        {"name": "van", "device": "rtx-3060", "reserve": "2 GiB"},
-    ],
-    "links": [
-        {"between": ["lab", "hall"], "bandwidth": "1 Gbit/s", "latency": "0.6 ms"},
-        {"between": ["lab", "roof"], "bandwidth": "10 Gbit/s", "latency": "0.2 ms"},
-        {"between": ["hall", "van"], "bandwidth": "80 Mbit/s", "latency": "9 ms"},
-    ],
-}
-
-FROZEN: dict[str, Frozen] = {
-    "mixtral-8x7b/campus-4": Frozen(
-        family="explicit",
-        seed=4,
-        parameters={
-            "model": "mixtral-8x7b",
-            "domains": ["prose", "python"],
-            "cluster": CAMPUS,
-            "workload": {
-                "applications": [
-                    {"name": "chat", "domain": "prose", "quality_budget": "0.03 nats"},
-                    {
-                        "name": "code",
-                        "domain": "python",
-                        "quality_budget": "0.01 nats",
-                        "latency_target": "180 ms",
-                    },
-                ],
-                "demands": [
-                    {"application": "chat", "home": "hall", "rate": "12 tokens/s"},
-                    {"application": "chat", "home": "van", "rate": "3 tokens/s"},
-                    {"application": "code", "home": "lab", "rate": "20 tokens/s"},
-                ],
-            },
-            "coverage": True,
-        },
-    ),
-    "mixtral-8x7b/star-3": Frozen(
-        family="star",
-        seed=3,
-        parameters={"servers": 3, "coverage": False, "fit": 2.5},
-    ),
-    "mixtral-8x7b/cloud-7": Frozen(
-        family="device-edge-cloud",
-        seed=7,
-        parameters={"fit": 2.0, "quality": ["50 mnats", "90 mnats"]},
-    ),
-    "mixtral-8x7b/metro-4": Frozen(
-        seed=1,
-        parameters=EDGE
-        | {
-            "model": "mixtral-8x7b",
-            "servers": 4,
-            "devices": ["rtx-4090", "l4", "rtx-4070", "jetson-orin-32"],
-            "neighbours": 1,
-            "fit": 1.5,
-            "bandwidth": ["200 Mbit/s", "2 Gbit/s"],
-            "latency": ["0.5 ms", "4 ms"],
-            "quality": ["50 mnats", "80 mnats"],
-            "curve_scale": 4.0,
-            "curve_layers": 1,
-            "prune": [0.03],
-            "fuse": [0.3],
-            "reuse": 8.0,
-            "tightness": 0.0005,
-        },
-    ),
-    "mixtral-8x7b/metro-10": Frozen(
-        seed=1,
-        parameters=EDGE
-        | {
-            "model": "mixtral-8x7b",
-            "servers": 10,
-            "devices": ["rtx-4090", "l4", "rtx-4070", "jetson-orin-32", "rtx-3060"],
-            "ram": "16 GiB",
-            "ram_servers": 2,
-            "fit": 2.4,
-            "bandwidth": ["100 Mbit/s", "1 Gbit/s"],
-            "latency": ["0.2 ms", "3 ms"],
-            "quality": ["30 mnats", "60 mnats"],
-            "curve_scale": 4.0,
-            "reuse": 16.0,
-            "tight_links": 4,
-        },
-    ),
-    "olmoe-1b-7b/metro-6": Frozen(
-        seed=1,
-        parameters=EDGE
-        | {
-            "model": "olmoe-1b-7b",
-            "servers": 6,
-            "devices": ["jetson-orin-nano-8", "rtx-3060", "jetson-orin-nx-16"],
-            "fit": 1.8,
-            "bandwidth": ["200 Mbit/s", "2 Gbit/s"],
-            "latency": ["0.3 ms", "3 ms"],
-            "quality": ["20 mnats", "50 mnats"],
-            "curve_scale": 4.0,
-            "reuse": 4.0,
-        },
-    ),
-    "gpt-oss-20b/metro-8": Frozen(
-        seed=1,
-        parameters=EDGE
-        | {
-            "model": "gpt-oss-20b",
-            "formats": ["int8-g128", "mxfp4", "int3-g64", "int2-g64"],
-            "servers": 8,
-            "devices": ["rtx-4090", "jetson-orin-nx-16", "rtx-3060", "a2"],
-            "applications": 3,
-            "ram": "8 GiB",
-            "ram_servers": 1,
-            "fit": 1.8,
-            "bandwidth": ["200 Mbit/s", "2 Gbit/s"],
-            "latency": ["0.2 ms", "3 ms"],
-            "quality": ["15 mnats", "40 mnats"],
-            "curve_scale": 4.0,
-            "reuse": 8.0,
-        },
-    ),
-    "qwen3-30b-a3b/metro-10": Frozen(
-        seed=1,
-        parameters=EDGE
-        | {
-            "model": "qwen3-30b-a3b",
-            "servers": 10,
-            "devices": ["rtx-4090", "l4", "rtx-3060", "jetson-orin-32"],
-            "fit": 1.8,
-            "bandwidth": ["500 Mbit/s", "4 Gbit/s"],
-            "latency": ["0.2 ms", "3 ms"],
-            "quality": ["20 mnats", "50 mnats"],
-            "curve_scale": 8.0,
-            "curve_layers": 12,
-            "ram": "4 GiB",
-            "ram_servers": 2,
-        },
-    ),
-    "deepseek-v3/metro-16": Frozen(
-        seed=1,
-        recipe=True,
-        parameters=EDGE
-        | {
-            "model": "deepseek-v3",
-            "backbone_bits": 8.0,
-            "formats": ["int6-g64", "int4-g64", "int3-g64", "int2-g64"],
-            "servers": 16,
-            "devices": ["l40s", "rtx-pro-6000-server", "a100-pcie", "rtx-a6000"],
-            "fit": 1.3,
-            "bandwidth": ["1 Gbit/s", "4 Gbit/s"],
-            "latency": ["0.1 ms", "2 ms"],
-            "quality": ["30 mnats", "60 mnats"],
-            "curve_scale": 8.0,
-            "curve_layers": 6,
-            "reuse": 8.0,
-            "ram": "32 GiB",
-            "ram_servers": 2,
-            "tight_links": 4,
-        },
-    ),
-    "kimi-k2/metro-32": Frozen(
-        seed=1,
-        recipe=True,
-        parameters=EDGE
-        | {
-            "model": "kimi-k2",
-            "backbone_bits": 8.0,
-            "formats": ["int6-g64", "int4-g64", "int3-g64", "int2-g64"],
-            "servers": 32,
-            "devices": ["l40s", "rtx-pro-6000-server", "a100-pcie", "rtx-a6000"],
-            "fit": 1.15,
-            "bandwidth": ["1 Gbit/s", "4 Gbit/s"],
-            "latency": ["0.1 ms", "2 ms"],
-            "quality": ["30 mnats", "60 mnats"],
-            "curve_scale": 8.0,
-            "curve_layers": 3,
-            "reuse": 8.0,
-            "ram": "16 GiB",
-            "ram_servers": 2,
-            "tight_links": 6,
-        },
-    ),
-}
-
-
 def path_of(name: str) -> Path:
     """Return the file of an instance."""
-    return FOLDER / f"{name}.json"
+    return library.instance_path(FOLDER, name)
 
 
 def plan_of(name: str) -> Path:
     """Return the file of its best plan."""
-    return FOLDER / "best" / f"{name}.plan.json"
+    return library.plan_path(FOLDER, name)
 
 
 def freeze(name: str, *, force: bool) -> None:
@@ -272,16 +70,7 @@ def freeze(name: str, *, force: bool) -> None:
     if path_of(name).exists() and not force:
         raise SystemExit(f"{name}: is frozen; --force makes it again")
     made = FROZEN[name]
-    arguments = {
-        "name": name.replace("/", "-"),
-        "seed": made.seed,
-        "parameters": made.parameters,
-    }
-    plan = None
-    if made.planted:
-        instance, plan = generate_with_plan(made.family, **arguments)
-    else:
-        instance = generate(made.family, **arguments)
+    instance, plan = drawn(name, made)
     about = ABOUT | {"generator": f"python instances/make.py freeze {name}"}
     path_of(name).parent.mkdir(parents=True, exist_ok=True)
     if made.recipe:
@@ -296,26 +85,86 @@ def freeze(name: str, *, force: bool) -> None:
         for old in plan_of(name).parent.glob(f"{path_of(name).stem}.plan.*"):
             old.unlink()  # of another instance, of the same name
         entries = read_index(FOLDER)
-        entries[name] = entry_of(name, again, problem, None)
+        entries[name] = library.entry_of(path_of(name), again, problem, None)
         write_index(entries, FOLDER)
+        print(f"{name}: {problem.num_experts} experts, no plan", flush=True)
     else:
         plan = Plan.of(problem, plan.copies, **plan.arrays())
         keep(name, problem, plan, solver="planted", seed=made.seed, force=True)
+
+
+def drawn(name: str, made: Frozen) -> tuple[Instance, Plan | None]:
+    """Generate an instance, and the plan that is planted in it if there is one."""
+    label = name.replace("/", "-")
+    if made.before is not None:
+        return shifted(label, FROZEN[made.before], made.before), None
+    family, parameters = made.family, made.parameters
+    if made.zipf:  # the rates are known once the cluster is, the caps only after that
+        loose = {key: value for key, value in parameters.items() if key != "tightness"}
+        spec = generate(family, name=label, seed=made.seed, parameters=loose).spec
+        family, parameters = "explicit", explicit(made)
+        parameters |= {
+            "tightness": made.parameters["tightness"],
+            "cluster": msgspec.to_builtins(spec.cluster),
+            "workload": by_rank(msgspec.to_builtins(spec.workload)),
+            "limits": msgspec.to_builtins(spec.limits),
+        }
+    if made.planted:
+        return generate_with_plan(
+            family, name=label, seed=made.seed, parameters=parameters
+        )
+    return generate(family, name=label, seed=made.seed, parameters=parameters), None
+
+
+def by_rank(workload: dict[str, Any]) -> dict[str, Any]:
+    """Let the rates of the homes follow Zipf's law; each keeps its mix."""
+    rates = [float(demand["rate"].split()[0]) for demand in workload["demands"]]
+    homes = [demand["home"] for demand in workload["demands"]]
+    order = list(dict.fromkeys(homes))
+    of = {home: 0.0 for home in order}
+    for home, rate in zip(homes, rates, strict=True):
+        of[home] += rate
+    harmonic = sum(1 / (rank + 1) for rank in range(len(order)))
+    want = {home: sum(rates) / harmonic / (rank + 1) for rank, home in enumerate(order)}
+    demands = [
+        demand | {"rate": f"{rate * want[home] / of[home]:.4g} tokens/s"}
+        for demand, home, rate in zip(workload["demands"], homes, rates, strict=True)
+    ]
+    return workload | {"demands": demands}
+
+
+def shifted(label: str, made: Frozen, before: str) -> Instance:
+    """Generate the twin of a recipe: half of all text is of the next domain."""
+    file = msgspec.json.decode(path_of(before).read_bytes(), type=RecipeFile)
+    parameters = dict(file.recipe.parameters)
+    applications = parameters["workload"]["applications"]
+    domains = [application["domain"] for application in applications]
+    shifted = [
+        application | {"domain": {mine: 0.5, domains[(n + 1) % len(domains)]: 0.5}}
+        for n, (application, mine) in enumerate(zip(applications, domains, strict=True))
+    ]
+    parameters["workload"] = parameters["workload"] | {"applications": shifted}
+    return generate("explicit", name=label, seed=made.seed, parameters=parameters)
+
+
+def explicit(made: Frozen) -> dict[str, Any]:
+    """Return the parameters that still say something once the caps are written out."""
+    kept = tuple(families()["explicit"].parameters)
+    told = ("applications", "homes", "rate", "load", "uneven", "quality", "tightness")
+    return {
+        key: value
+        for key, value in made.parameters.items()
+        if key in kept and key not in (*told, "tight_links", "reuse", "busy")
+    }
 
 
 def write_recipe(
     instance: Instance, made: Frozen, about: dict[str, Any], path: Path
 ) -> None:
     """Write a recipe: the caps are spelled out, only the profile is drawn again."""
-    kept = tuple(families()["explicit"].parameters)
     spec = instance.spec
-    drawn = ("applications", "homes", "rate", "load", "uneven", "quality", "tightness")
-    parameters = {
-        key: value
-        for key, value in made.parameters.items()
-        if key in kept and key not in (*drawn, "tight_links", "reuse", "busy")
-    }
-    parameters |= {
+    source = made if made.before is None else FROZEN[made.before]
+    parameters = explicit(source) | {
         "cluster": msgspec.to_builtins(spec.cluster),
         "workload": msgspec.to_builtins(spec.workload),
         "limits": msgspec.to_builtins(spec.limits),
@@ -324,7 +173,7 @@ def write_recipe(
         format_version=FORMAT_VERSION,
         name=instance.name,
         about=about,
-        recipe=RecipeSpec(family="explicit", seed=made.seed, parameters=parameters),
+        recipe=RecipeSpec(family="explicit", seed=source.seed, parameters=parameters),
         digest=instance.digest(),
     )
     text = msgspec.json.format(msgspec.json.encode(file), indent=1)
@@ -342,87 +191,22 @@ def keep(
     time_limit: float | None = None,
     force: bool = False,
 ) -> None:
-    """Write a plan as the best one known, if it is, and say so in the index."""
-    judged = score(problem, plan)
-    if not judged.feasible:
-        worst = judged.violations[0]
-        raise SystemExit(f"{name}: the plan breaks {worst.row} {worst.where}")
-    entries = read_index(FOLDER) if (FOLDER / "index.json").exists() else {}
-    old = entries[name].best if name in entries else None
-    known = old.bound if old is not None and not force else None
-    bounds = [value for value in (bound, known) if value is not None]
-    best = max(bounds) if bounds else None
-    better = old is None or force or judged.objective < old.objective
-    if not better and best == old.bound:
-        print(f"{name}: {judged.objective:.9g} is not better than {old.objective:.9g}")
-        return
-    if better:
-        entry = BestEntry(
-            objective=judged.objective,
-            bound=best,
+    """Write a plan as the best one known, if it is, and say so."""
+    try:
+        verdict = library.keep(
+            name,
+            problem,
+            plan,
+            folder=FOLDER,
             solver=solver,
             seed=seed,
-            version=meldopt.__version__,
-            date=datetime.date.today().isoformat(),
-            time_limit_s=time_limit,
+            bound=bound,
+            time_limit=time_limit,
+            force=force,
         )
-    else:  # only its bound is news
-        plan = read_plan(plan_of(name), problem)
-        judged = score(problem, plan)
-        entry = msgspec.structs.replace(old, bound=best)
-    write_best(name, problem, plan.with_record(record_of(entry, judged)))
-    entries[name] = entry_of(name, read_instance(path_of(name)), problem, entry)
-    write_index(entries, FOLDER)
-    print(f"{name}: objective {entry.objective:.9g}, bound {entry.bound}")
-
-
-def record_of(entry: BestEntry, judged: Score) -> dict[str, Any]:
-    """Return what the file of a best plan says about it."""
-    record: dict[str, Any] = {
-        "terms": dict(judged.terms),
-        "objective": judged.objective,
-        "solver": entry.solver,
-        "versions": {"meldopt": entry.version},
-    }
-    if entry.bound is not None:
-        record["bound"] = entry.bound
-        record["gap"] = relative_gap(judged.objective, entry.bound)
-    if entry.seed is not None:
-        record["seed"] = entry.seed
-    return record
-
-
-def write_best(name: str, problem: Problem, plan: Plan) -> None:
-    """Write a best plan; large ones without white space and budgets."""
-    path = plan_of(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name.removesuffix(".json") + ".npz")
-    beside.unlink(missing_ok=True)
-    if problem.num_experts < LARGE:
-        write_plan(plan, path, problem=problem)
-        return
-    file, arrays = plan_to_file(plan, budgets=[], stem=path.name.removesuffix(".json"))
-    if arrays:
-        write_bytes(beside, arrays_to_bytes(arrays))
-    write_bytes(path, msgspec.json.encode(file) + b"\n")
-
-
-def entry_of(
-    name: str, instance: Instance, problem: Problem, best: BestEntry | None
-) -> IndexEntry:
-    """Describe an instance for the index."""
-    recipe = b'"recipe"' in path_of(name).read_bytes()
-    return IndexEntry(
-        digest=instance.digest(),
-        dataflow=problem.dataflow,
-        layers=problem.num_layers,
-        experts=problem.num_experts,
-        servers=problem.num_servers,
-        demands=problem.num_demands,
-        formats=problem.num_formats,
-        recipe=recipe,
-        best=best,
-    )
+    except MeldoptError as exc:
+        raise SystemExit(str(exc)) from exc
+    print(f"{name}: {verdict.text()}, bound {verdict.bound} ({solver})", flush=True)
 
 
 def index() -> None:
@@ -451,7 +235,7 @@ def index() -> None:
                 )
         else:
             best = None
-        entries[name] = entry_of(name, instance, problem, best)
+        entries[name] = library.entry_of(file, instance, problem, best)
     write_index(entries, FOLDER)
     planned = sum(entry.best is not None for entry in entries.values())
     print(f"{len(entries)} instances, {planned} with a plan")
@@ -484,13 +268,86 @@ def polish(name: str) -> None:
         keep(name, problem, better, solver=solver, seed=plan.record.get("seed"))
 
 
+def solve_all(
+    names: Sequence[str],
+    solvers: Sequence[str],
+    *,
+    time_limit: float,
+    seed: int,
+    open_only: bool,
+) -> None:
+    """Run solvers, each from the best plan known; keep the best plan and bound of any.
+
+    A solver that cannot honour an instance, finds nothing or fails is skipped with a
+    line.
+    """
+    for name in names:
+        problem = build_problem(read_instance(path_of(name)))
+        for solver in solvers:
+            known = read_index(FOLDER)[name].best
+            if open_only and known is not None and closed(known):
+                break
+            start = read_plan(plan_of(name), problem) if known is not None else None
+            try:
+                result = solve(
+                    problem,
+                    solver,
+                    time_limit=time_limit,
+                    seed=seed,
+                    start=start,
+                )
+            except MeldoptError as exc:
+                print(f"{name}: {solver}: {exc}", file=sys.stderr, flush=True)
+                continue
+            plan = result.plan if result.feasible else start
+            if plan is None:
+                print(f"{name}: {result.status} by {solver}", flush=True)
+                continue
+            keep(
+                name,
+                problem,
+                plan,
+                solver=solver,
+                seed=seed,
+                bound=result.bound,
+                time_limit=time_limit,
+            )
+
+
+def closed(known: BestEntry) -> bool:
+    """Say whether nothing is left between a best plan and its bound."""
+    return is_closed(known.objective, known.bound)
+
+
+def matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names that any of the patterns matches; all without a pattern."""
+    found = [
+        name
+        for name in names
+        if not patterns or any(fnmatch.fnmatchcase(name, one) for one in patterns)
+    ]
+    if not found:
+        raise SystemExit(f"no instance is called {' or '.join(patterns)}")
+    return found
+
+
 def main() -> None:
     """Run one of the commands above."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     made = commands.add_parser("freeze")
-    made.add_argument("names", nargs="+", choices=sorted(FROZEN), metavar="NAME")
+    made.add_argument("names", nargs="*", metavar="NAME")
     made.add_argument("--force", action="store_true")
+    solved = commands.add_parser("solve")
+    solved.add_argument("names", nargs="*", metavar="NAME")
+    solved.add_argument("-s", "--solvers", default="auto,lns")
+    solved.add_argument("-t", "--time-limit", type=float, default=60.0)
+    solved.add_argument("--seed", type=int, default=0)
+    solved.add_argument(
+        "--open", action="store_true", help="skip what is proved optimal"
+    )
     better = commands.add_parser("best")
     better.add_argument("name")
     better.add_argument("plan", type=Path)
@@ -500,12 +357,21 @@ def main() -> None:
     commands.add_parser("index")
     given = parser.parse_args()
     if given.command == "freeze":
-        for name in given.names:
+        there = [] if given.names else [n for n in FROZEN if path_of(n).exists()]
+        for name in matching(given.names, [n for n in FROZEN if n not in there]):
             freeze(name, force=given.force)
+    elif given.command == "solve":
+        solve_all(
+            matching(given.names, sorted(read_index(FOLDER))),
+            given.solvers.split(","),
+            time_limit=given.time_limit,
+            seed=given.seed,
+            open_only=given.open,
+        )
     elif given.command == "best":
         best(given.name, given.plan, given.time_limit)
     elif given.command == "polish":
-        for name in given.names:
+        for name in matching(given.names, sorted(read_index(FOLDER))):
             polish(name)
     else:
         index()

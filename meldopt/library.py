@@ -76,6 +76,13 @@ def bundled_trace(name: str | Path) -> Path | None:
     return bundled if bundled.is_file() else None
 
 
+def checkout_folder() -> Path | None:
+    """Return the folder of the instances of a checkout; None in an installed wheel."""
+    folder = instances_folder()
+    inside = folder is not None and folder.parent == _PACKAGE
+    return None if inside else folder
+
+
 def instance_names() -> list[str]:
     """Names of all bundled instances, sorted."""
     folder = instances_folder()
@@ -120,6 +127,7 @@ class IndexEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """One bundled instance: its digest, its sizes and the best plan known."""
 
     digest: str
+    model: str | None = None  # name in the catalogue
     dataflow: str
     layers: int
     experts: int  # of all layers

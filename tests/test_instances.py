@@ -19,6 +19,17 @@ from meldopt.plan import Plan
 
 FOLDER = Path(__file__).resolve().parents[1] / "instances"
 SMALL_EXPERTS = 1100  # instances of so many experts are re-scored here, others by make
+GRID = (
+    "campus",
+    "drift",
+    "hetroute",
+    "metro",
+    "network",
+    "prism",
+    "roam",
+    "star",
+    "tree",
+)  # of these families the smallest one is
 
 
 def _script(name):
@@ -31,8 +42,20 @@ def _script(name):
     return module
 
 
+sys.path.insert(0, str(FOLDER))  # the scripts stand beside each other
 check = _script("check")
+frozen = _script("frozen")
 INDEX = read_index(FOLDER)
+
+
+def _sample():
+    """Names of the small instances; of the families of the grid one for each."""
+    small = {name: e.experts for name, e in INDEX.items() if e.experts <= SMALL_EXPERTS}
+    least = {
+        family: min((n for n in small if n.startswith(f"{family}/")), key=small.get)
+        for family in GRID
+    }
+    return [n for n in small if least.get(n.split("/")[0], n) == n]
 
 
 def test_the_index_lists_what_is_there():
@@ -50,9 +73,7 @@ def test_the_seven_hard_ones_are_there():
         assert INDEX[name].best is not None, name
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, e in INDEX.items() if e.experts <= SMALL_EXPERTS]
-)
+@pytest.mark.parametrize("name", _sample())
 def test_small_instances_pass_the_check(name):
     """Digest, sizes, feasibility, objective and hardness are as the index says."""
     assert check.check(name, INDEX[name]) == []
@@ -64,6 +85,82 @@ def test_the_index_is_written_sorted_and_reads_back(tmp_path):
     written = (tmp_path / "index.json").read_text()
     assert read_index(tmp_path) == INDEX
     assert list(json.loads(written)["instances"]) == sorted(INDEX)
+
+
+BEYOND_TOY = 256  # experts
+
+
+def test_the_library_is_beyond_toys():
+    """Sixty instances and more have 256 experts or more, in ten documented families."""
+    large = [name for name, entry in INDEX.items() if entry.experts >= BEYOND_TOY]
+    assert len(large) >= 60
+    assert sum(INDEX[name].experts >= 3000 for name in large) >= 4
+    readme = (FOLDER / "README.md").read_text()
+    for family in {name.split("/")[0] for name in large}:
+        assert f"`{family}" in readme, family
+
+
+def test_what_is_frozen_says_how_it_was_made():
+    """Every recipe is one that the script makes again: model, seed and parameters."""
+    make = _script("make")
+    for name, entry in INDEX.items():
+        if name in frozen.FROZEN:
+            assert entry.model == _model(name), name
+        if not entry.recipe:
+            continue
+        made = frozen.FROZEN[name]
+        made = frozen.FROZEN[made.before] if made.before else made
+        recipe = json.loads((FOLDER / f"{name}.json").read_text())["recipe"]
+        drawn = ("cluster", "workload", "limits")  # as they came out
+        told = {k: v for k, v in recipe["parameters"].items() if k not in drawn}
+        wanted = {
+            key: value
+            for key, value in make.explicit(made).items()
+            if key not in drawn and value is not None
+        }
+        assert (recipe["seed"], told) == (made.seed, wanted), name
+
+
+def _model(name):
+    made = frozen.FROZEN[name]
+    source = frozen.FROZEN[made.before] if made.before else made
+    return source.parameters.get("model", "mixtral-8x7b")
+
+
+def test_twins_differ_in_their_texts_alone():
+    """A shifted twin has the cluster, the rates and the caps of its sister."""
+    for name, made in frozen.FROZEN.items():
+        if made.before is None:
+            continue
+        before, after = (
+            json.loads((FOLDER / f"{one}.json").read_text())["recipe"]
+            for one in (made.before, name)
+        )
+        assert before["seed"] == after["seed"]
+        one, two = before["parameters"], after["parameters"]
+        assert one["cluster"] == two["cluster"]
+        assert one["limits"] == two["limits"]
+        assert one["workload"]["demands"] == two["workload"]["demands"]
+        domains = [a["domain"] for a in one["workload"]["applications"]]
+        mixes = [a["domain"] for a in two["workload"]["applications"]]
+        assert [set(mix.values()) for mix in mixes] == [{0.5}] * len(domains)
+        for n, mix in enumerate(mixes):
+            assert set(mix) == {domains[n], domains[(n + 1) % len(domains)]}
+
+
+def test_homes_follow_zipf():
+    """The rates of the homes of an instance with busy homes fall as 1 / rank."""
+    make = _script("make")
+    workload = {
+        "demands": [
+            {"application": app, "home": home, "rate": f"{rate} tokens/s"}
+            for home, rates in (("a", (1, 2)), ("b", (3, 3)), ("c", (1, 1)))
+            for app, rate in zip(("x", "y"), rates, strict=True)
+        ]
+    }
+    rates = [float(d["rate"].split()[0]) for d in make.by_rank(workload)["demands"]]
+    # 11 tokens/s by 1 : 1/2 : 1/3 are 6, 3 and 2; each home keeps its mix.
+    assert rates == [2.0, 4.0, 1.5, 1.5, 1.0, 1.0]
 
 
 @pytest.fixture(name="library")
@@ -143,3 +240,33 @@ def test_the_same_arrays_pack_to_the_same_bytes():
     """Arrays beside an instance do not depend on the time of writing."""
     path = FOLDER / "mixtral-8x7b" / "metro-4.npz"
     assert arrays_to_bytes(read_arrays(path)) == path.read_bytes()
+
+
+def test_solve_keeps_the_best_of_all_solvers(tmp_path, monkeypatch, capsys):
+    """The first plan comes from one solver, the proof from another; both are kept."""
+    make = _script("make")
+    name = "tiny/quality"
+    (tmp_path / "tiny").mkdir()
+    shutil.copy(FOLDER / f"{name}.json", tmp_path / "tiny")
+    unsolved = msgspec.structs.replace(INDEX[name], best=None)
+    write_index({name: unsolved}, tmp_path)
+    monkeypatch.setattr(make, "FOLDER", tmp_path)
+    make.solve_all([name], ["greedy", "milp"], time_limit=20, seed=0, open_only=True)
+    best = read_index(tmp_path)[name].best
+    assert best.objective == pytest.approx(INDEX[name].best.objective, rel=1e-6)
+    assert best.bound == pytest.approx(best.objective, rel=1e-6)
+    assert check.check(name, read_index(tmp_path)[name], tmp_path) == []
+    assert "is the first plan known" in capsys.readouterr().out
+    # What is proved is not solved again.
+    make.solve_all([name], ["greedy"], time_limit=20, seed=0, open_only=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_patterns_name_instances():
+    """Patterns match whole names; one that matches nothing is refused."""
+    make = _script("make")
+    names = ["metro/a", "metro/b", "star/a"]
+    assert make.matching(["metro/*"], names) == ["metro/a", "metro/b"]
+    assert make.matching([], names) == names
+    with pytest.raises(SystemExit, match="tree"):
+        make.matching(["tree/*"], names)
