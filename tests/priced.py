@@ -53,7 +53,13 @@ class Priced:
         )
         rest = unit[num_v + len(lagrangian.load_rows) :]
         self.count = np.zeros(len(p.count_rows))
-        lower = [n for n, row in enumerate(p.count_rows) if (row.lower or 0) > 0]
+        inside = lagrangian.must_rows  # have no price: every set of a block keeps them
+        self.must = [p.count_rows[n] for n in inside]
+        lower = [
+            n
+            for n, row in enumerate(p.count_rows)
+            if (row.lower or 0) > 0 and n not in inside
+        ]
         upper = [n for n, row in enumerate(p.count_rows) if row.upper is not None]
         self.count[lower] -= rest[: len(lower)]
         self.count[upper] += rest[len(lower) :]
@@ -208,7 +214,19 @@ class Priced:
             ]
             for i in members
         ]
-        return [list(sum(parts, ())) for parts in itertools.product(*each)]
+        found = [list(sum(parts, ())) for parts in itertools.product(*each)]
+        asked = [row for row in self.must if int(row.experts[0]) in members]
+        return [
+            held
+            for held in found
+            if all(
+                any(
+                    i in row.experts and v in row.places and b in row.formats
+                    for i, v, b in held
+                )
+                for row in asked
+            )
+        ]
 
     def value(self) -> float:
         """Return the least price of all blocks, less what the rows give back.

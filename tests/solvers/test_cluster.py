@@ -23,8 +23,8 @@ from meldopt_solvers.relaxation.cluster import Cluster, cut
 from meldopt_solvers.relaxation.dual import DualParams, DualSolver
 from meldopt_solvers.relaxation.pricing import Lagrangian
 from meldopt_solvers.search.incumbent import Incumbent
-from meldopt_solvers.search.lns import LnsParams
 from meldopt_solvers.search.lns_cluster import ClusterLns, solve_job
+from meldopt_solvers.search.lns_search import LnsParams
 from meldopt_solvers.search.submodel import Part, measure
 
 distributed = pytest.importorskip("distributed")
@@ -244,10 +244,12 @@ def test_nobody_at_the_address(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_no_address_at_all():
-    """What is no address is refused in the same way."""
-    with pytest.raises(SolverError, match="got 'no://where'"):
-        connect("no://where")
+@pytest.mark.parametrize("text", ["no://where", "", "tcp://", "localhost:8786"])
+def test_no_address_at_all(monkeypatch, text):
+    """What is no address is refused without asking Dask, which would wait."""
+    monkeypatch.setattr(distributed, "Client", None)
+    with pytest.raises(SolverError, match=f"got '{text}', expected the address"):
+        connect(text)
 
 
 def test_scheduler_without_workers():

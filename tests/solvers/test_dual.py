@@ -363,7 +363,11 @@ def test_loads_are_those_of_score(seed):
     use = point.use.sum(axis=0) * lagrangian.scale
     assert np.allclose(use[:num], loads, rtol=1e-7, atol=1e-9 * lagrangian.scale[:num])
     counted = {row.where: row.value for row in judged.rows if row.row == "count"}
-    lower = [row for row in problem.count_rows if (row.lower or 0) > 0]
+    inside = [problem.count_rows[r] for r in lagrangian.must_rows]
+    assert all(counted[row.name] >= 1 for row in inside)
+    lower = [
+        row for row in problem.count_rows if (row.lower or 0) > 0 and row not in inside
+    ]
     upper = [row for row in problem.count_rows if row.upper is not None]
     assert list(use[num:]) == [-counted[row.name] for row in lower] + [
         counted[row.name] for row in upper

@@ -23,6 +23,8 @@ import numpy as np
 
 from meldopt.engines.highs import empty_highs
 
+from .pricing import NODES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,6 +40,12 @@ LEAST_PRICE = 0.02
 
 WIDEST, NARROWEST = 1.0, 1e-5
 """Sides of the box, relative to a price."""
+
+GROWTH = 4.0
+"""Of a side on which a good step ended."""
+
+TINY = 1e-12
+"""Objectives below this count as this."""
 
 OLD = 25
 """Cuts that were not tight for so many masters are dropped."""
@@ -193,11 +201,11 @@ class Master:
 
 
 def _unit(
-    lagrangian: Lagrangian, prices: NDArray[np.float64], value: float
+    lagrangian: Lagrangian, prices: NDArray[np.float64], worth: float
 ) -> NDArray[np.float64]:
     """Return what a side of one is for each price; (R + C,)."""
     rows = lagrangian.num_rows
-    mean = max(float(prices[:rows].sum()), 1e-3 * abs(value)) / max(rows, 1)
+    mean = max(float(prices[:rows].sum()), worth) / max(rows, 1)
     unit = np.maximum(prices, LEAST_PRICE * mean)
     unit[rows:] = 1.0
     return unit
@@ -217,6 +225,8 @@ def maximise(
     rough: bool = False,
     radius: float | None = None,
     known: Point | None = None,
+    scale: float = 0.0,
+    nodes: int = NODES,
 ) -> Point:
     """Raise the Lagrangian from some prices.
 
@@ -247,6 +257,10 @@ def maximise(
         How far prices may go from where they began, relative to each; no limit if none.
     known
         The point at ``start``, where its cuts are in ``master`` already.
+    scale
+        What the objective may come to, if that is known to be more than the value.
+    nodes
+        Sets of copies looked at for a block, at most.
 
     Returns
     -------
@@ -262,22 +276,26 @@ def maximise(
             return point.value
         return float(weight @ point.parts - lagrangian.back @ point.prices[:rows])
 
-    best = lagrangian.at(start, skip=skip) if known is None else known
+    best = lagrangian.at(start, skip=skip, nodes=nodes) if known is None else known
     master = Master(lagrangian) if master is None else master
     if known is None:
         master.add(best, weight)
     value = value_of(best)
     half = np.full(master.num, box)
+    top = max(abs(value) if np.isfinite(value) else 0.0, scale, TINY)
     least, most = np.zeros(master.num), np.full(master.num, np.inf)
     if radius is not None:
-        side = radius * _unit(lagrangian, best.prices, value)
+        side = radius * _unit(lagrangian, best.prices, max(scale - value, 1e-3 * top))
         least, most = np.maximum(best.prices - side, 0.0), best.prices + side
     done = spent(best)
     for _ in range(rounds):
         if done or not np.isfinite(value):
             break
         centre = best.prices
-        side = half * _unit(lagrangian, centre, value)
+        # The prices make up for what is between the value and a plan.
+        unit = _unit(lagrangian, centre, max(scale - value, 1e-3 * top))
+        widest = np.maximum(top / unit, WIDEST)  # no row is worth more than all
+        side = half * unit
         lower = np.maximum(centre - side, least)
         upper = np.minimum(centre + side, most)
         solved = master.solve(lower, upper)
@@ -289,17 +307,16 @@ def maximise(
         )
         gain = promised - value
         if gain <= tolerance * abs(value):
-            if not held.any() or half.max() >= WIDEST:
+            if (half >= widest)[held].all():
                 break
-            half = np.minimum(half * 4.0, WIDEST)
+            half = np.where(held, np.minimum(half * 4.0, widest), half)
             continue
-        point = lagrangian.at(prices, skip=skip)
+        point = lagrangian.at(prices, skip=skip, nodes=nodes)
         master.add(point, weight)
         new = value_of(point)
         if new > value + 0.1 * gain:
-            half = np.where(held & (new > value + 0.5 * gain), half * 2.0, half).clip(
-                NARROWEST, WIDEST
-            )
+            grows = held & (new > value + 0.5 * gain)
+            half = np.where(grows, np.minimum(half * GROWTH, widest), half)
             best, value = point, new
         else:
             if new > value:

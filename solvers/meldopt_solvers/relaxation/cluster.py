@@ -45,8 +45,11 @@ CHUNKS = 3
 KEPT = 4
 """Problems that a worker remembers."""
 
-LAYERED = ("net", "omega", "drop", "rest", "swift")
+LAYERED = ("net", "omega", "drop", "rest", "swift", "lean")
 """Prices with an axis of layers in front."""
+
+WEIGHED = ("timed", "load", "visit")
+"""Weights with an axis of experts in front."""
 
 BLOCKED = ("lower", "upper")
 """What is found by block."""
@@ -187,7 +190,7 @@ class Cluster:
         for name, table in zip(tables._fields, tables, strict=True):
             if name in LAYERED and len(table):
                 table = table[layers]
-            elif name == "timed" and len(table):
+            elif name in WEIGHED and len(table):
                 table = table[experts]
             parts.append(table)
         of = slice(*span.blocks)
@@ -301,7 +304,7 @@ def price_span(problem: Problem, task: Task) -> tuple[NDArray[Any], ...]:
         if name in LAYERED and len(table):
             wide = np.zeros((problem.num_layers, *table.shape[1:]))
             wide[slice(*span.layers)] = table
-        elif name == "timed" and len(table):
+        elif name in WEIGHED and len(table):
             wide = np.zeros((problem.num_experts, *table.shape[1:]))
             wide[slice(*span.experts)] = table
         else:

@@ -53,6 +53,9 @@ SEARCH_SHARE = 0.4
 ROAM_ROUNDS = 400
 """Iterations of that search, at most."""
 
+FEW = 20_000
+"""Sets of copies looked at for a block, at most, where nothing is proved."""
+
 SAMPLE = 16
 """One of so many blocks is in the sample."""
 
@@ -62,14 +65,29 @@ ROUNDS = 30
 ROUGH = 10
 """Times that some options are priced between, at most."""
 
+BOX = 0.2
+"""First half side of the box then, relative to each price."""
+
 RADIUS, NARROW = 0.3, 1e-4
 """How far prices may go, relative to each, before all options are priced again."""
 
-WEIGHINGS = 4
-"""Times that calls of sampled tokens are weighed."""
+WEIGHINGS = 200
+"""Times that what sampled tokens wait for is weighed anew, at most."""
 
-STEEPS = (0.1, 0.25)
-"""Steepness of prices in the attempts at a plan."""
+WEIGHED_ROUNDS = 2
+"""Evaluations with the same weights, at most."""
+
+FIRST_SHARE = 0.4
+"""Part of the time for prices that goes to the first weights."""
+
+STEEPS = (0.1, 0.25, 0.6)
+"""Steepness of prices in the attempts at a plan, in turn."""
+
+FEWEST, MOST = 2, 24
+"""Attempts at a plan, each from another draw of the mix of choices."""
+
+ATTEMPTS_WORK, ATTEMPTS_SHARE = 1.0, 0.3
+"""Work on attempts beyond the fewest, and as a part of the work on the bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +172,16 @@ class Bounding:
         if params.cluster is not None:
             self.lagrangian.cluster = join(params.cluster, self.lagrangian)
         self.params, self.best, self.budget = params, best, budget
-        self.constant = left_out(problem)
+        self.share = params.share
+        self.weights: SampledWeights | None = None
+        if problem.weight_of("parallel") or problem.weight_of("fluid"):
+            self.weights = SampledWeights(problem)
+            self.lagrangian.count_sampled(self.weights)
+            self.share *= FIRST_SHARE
         self.impossible = False
         self.part = 1.0
         self.point: Point | None = None
+        self.master: Master | None = None  # of the point, where its choices can mix
         self.evaluations = 0.0
 
     @property
@@ -178,46 +202,55 @@ class Bounding:
         if point.value == math.inf:  # some block has no choice at all
             self.impossible = True
             return True
-        low = point.value + self.constant
-        if math.isfinite(low):
+        if math.isfinite(point.value):
             known = self.best.bound
+            low = point.value
             self.best.bound = low if known is None else max(low, known)
         return self._over()
 
     def _over(self) -> bool:
-        return self.best.step(self.work) or (
-            self.budget.part(self.work) >= self.params.share
-        )
+        return self.best.step(self.work) or (self.budget.part(self.work) >= self.share)
 
     def run(self, prices: NDArray[np.float64], rng: np.random.Generator) -> None:
         """Raise the bound from some prices."""
         lagrangian, params = self.lagrangian, self.params
         self.part = 1.0
-        box = 0.5
+        sample = None
         if len(lagrangian.blocks.only) >= params.sample:
             self.part = 1.0 / SAMPLE
-            point = maximise(
-                lagrangian,
-                prices,
-                tolerance=3e-4,
-                spent=self.sampled,
-                sample=draw_sample(lagrangian, SAMPLE),
-                box=box,
-                rounds=60,
-            )
-            prices, box = point.prices, 0.2
-        self._raise(prices, box, rng)
-        if lagrangian.problem.weight_of("parallel"):
-            self._weigh_calls(rng)
+            sample = draw_sample(lagrangian, SAMPLE)
+        first = maximise(
+            lagrangian,
+            prices,
+            tolerance=3e-4,
+            spent=self.proved if sample is None else self.sampled,
+            sample=sample,
+            box=0.5,
+            rounds=60,
+            scale=self._scale(),
+            nodes=FEW,
+        )
+        self._raise(first.prices)
+        if self.weights is not None:
+            self.share = params.share
+            self._weigh_calls(self.weights, rng)
+
+    def choice(self, rng: np.random.Generator) -> Point | None:
+        """Return the best point with choices drawn from the mix of the last master."""
+        if self.point is None or self.master is None or not self.master.weight.any():
+            return self.point
+        return dataclasses.replace(self.point, option=self.master.mixture(rng))
 
     def _cost(self, point: Point) -> float:
         """Return what the choices of a point come to in the Lagrangian."""
         rows = self.lagrangian.num_rows
         return float(point.parts.sum() - self.lagrangian.back @ point.prices[:rows])
 
-    def _raise(
-        self, prices: NDArray[np.float64], box: float, rng: np.random.Generator
-    ) -> None:
+    def _scale(self) -> float:
+        """Return what the best plan comes to, 0 if there is none."""
+        return abs(self.best.objective) if math.isfinite(self.best.objective) else 0.0
+
+    def _raise(self, prices: NDArray[np.float64]) -> None:
         """Raise the bound with all blocks; their options come to be known as we go.
 
         Prices are raised where experts choose among options that they used, or nearly
@@ -243,12 +276,14 @@ class Bounding:
                 centre.prices,
                 tolerance=0.5 * tolerance,
                 spent=self.sampled,
-                box=min(box, radius),
+                box=min(BOX, radius),
                 master=master,
                 rough=True,
                 rounds=ROUGH,
                 radius=radius,
                 known=centre,
+                scale=self._scale(),
+                nodes=FEW,
             )
             lagrangian.focus(None)
             enough = tolerance * abs(centre.value)
@@ -270,30 +305,27 @@ class Bounding:
                 radius *= 0.5
             if point.value > centre.value:
                 centre = point
-        self.point = centre
-        if master.weight.any():
-            self.point = dataclasses.replace(centre, option=master.mixture(rng))
+        self.point, self.master = centre, master
 
-    def _weigh_calls(self, rng: np.random.Generator) -> None:
-        """Bound `parallel` by weights of sampled calls, a few times better ones."""
+    def _weigh_calls(self, weights: SampledWeights, rng: np.random.Generator) -> None:
+        """Weigh what sampled tokens wait for anew, again and again, at new prices."""
         lagrangian = self.lagrangian
-        weights = SampledWeights(lagrangian.problem)
-        self.constant = left_out(lagrangian.problem, ("fluid",))
         t = lagrangian.tables
+        self.part, self.master = 1.0, None  # its cuts are of other weights
         for _ in range(WEIGHINGS):
-            assert self.point is not None
-            if self._over():
+            if self.point is None or not np.isfinite(self.point.value) or self._over():
                 return
+            weights.pull(self.point, t.place, t.format)
             lagrangian.count_sampled(weights)
             self.point = maximise(
                 lagrangian,
                 self.point.prices,
                 tolerance=self.params.tolerance,
                 spent=self.proved,
-                rounds=30,
+                rounds=WEIGHED_ROUNDS,
+                box=0.1,
                 rng=rng,
             )
-            weights.pull(self.point, t.place, t.format)
 
 
 class _Part:
@@ -418,17 +450,11 @@ class DualRun:
         self.submit()
         if not self.best.spent():
             self.bounding.run(prices, self.rng)
-        point = self.bounding.point
-        for steep in STEEPS:
-            if point is None or self.bounding.impossible or self.best.spent():
-                return
-            settle_point(
-                state, lagrangian, point, self.rng, steep=steep, spent=self.spent
-            )
-            self.submit()
+        point = self.attempt()
+        if point is None:
+            return
         if not math.isfinite(self.best.objective):
             find_plan(self.problem, self.best, self.rng, left=self.budget.left)
-        assert point is not None
         if self.params.improve:
             self.best.work += self.state.work + self.bounding.work
             found = improve(
@@ -442,6 +468,31 @@ class DualRun:
                 left=self.budget.left,
             )
             self.found_by = found or self.found_by
+
+    def attempt(self) -> Point | None:
+        """Make plans from draws of the mix; return the last, None if time is over."""
+        bounding, state = self.bounding, self.state
+        begun = state.work
+        point: Point | None = None
+        for number in range(MOST):
+            if bounding.impossible or self.best.spent():
+                return None
+            over = state.work - begun > ATTEMPTS_WORK + ATTEMPTS_SHARE * bounding.work
+            if number >= FEWEST and over:
+                break
+            point = bounding.choice(self.rng)
+            if point is None:
+                return None
+            settle_point(
+                state,
+                bounding.lagrangian,
+                point,
+                self.rng,
+                steep=STEEPS[number % len(STEEPS)],
+                spent=self.spent,
+            )
+            self.submit()
+        return point
 
     def _searched(self) -> Lagrangian:
         """Return the Lagrangian of the terms that a search goes by."""

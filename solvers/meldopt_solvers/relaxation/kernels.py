@@ -44,6 +44,9 @@ NEAR = 0.002
 EXCHANGES = 12
 """Exchanges of facilities of a greedy set, at most."""
 
+SAMPLED_NODES = 2_000
+"""Sets of copies looked at for a block with clients of sampled calls, at most."""
+
 EXACT = 1e-11
 """Relative difference at which two values of a block are the same."""
 
@@ -59,8 +62,11 @@ class PriceTables(NamedTuple):
     rest: Floats  # (L, Q) share of a call that no segment can prune
     memory: Floats  # (V,) of a byte
     counted: Floats  # (R,) of a copy
-    timed: Floats  # (N, Q) weight of the fastest answer of sampled calls; or (0, 0)
-    swift: Floats  # (L, S, Q) network time of a sampled call; inf: no
+    timed: Floats  # (N, Q, K) weight of the fastest answer of sampled calls; or none
+    load: Floats  # (N, Q, K) weight of work at a weighted server
+    visit: Floats  # (N, Q, K) weight of the way to a weighted server
+    swift: Floats  # (L, S, Q, K) time of the way of a sampled call by kind; inf: no
+    lean: Floats  # (L, S, Q) weight of each server
 
 
 class Blocks(NamedTuple):
@@ -69,6 +75,8 @@ class Blocks(NamedTuple):
     start: Ints  # (Y+1,) members of each block, in order of layers
     member: Ints  # (N,)
     layer_start: Ints  # (L+1,) blocks of each layer
+    must_start: Ints  # (Y+1,) count rows of which a block must hold a copy
+    must_row: Ints
     only: Ints  # (Y,) format that a block is restricted to; -1: none
     skip: Bools  # (Y,) blocks that are left out
 
@@ -109,6 +117,44 @@ def copy_price(
     return float((p.serial[q] + p.omega[layer, v]) * work + p.nat[q] * t.loss[g, j, b])
 
 
+def copy_work(t: Tables, j: int, o: int) -> float:
+    """Seconds of one call at a copy of expert j."""
+    v = t.place[o]
+    b = t.format[o]
+    return float(t.flop[j] * t.s_per_flop[v, b] + t.size[j, b] * t.s_per_byte[v])
+
+
+def sampled_cost(
+    t: Tables,
+    p: PriceTables,
+    i: int,
+    j: int,
+    o: int,
+    layer: int,
+    q: int,
+    kind: int,
+    alone: bool,
+) -> float:
+    """Weighted time of the sampled calls of i, if a copy of j answers; inf: cannot be.
+
+    Either of the calls by themselves, or of what they take of weighted servers.
+    """
+    c = t.server[o]
+    way = p.swift[layer, c, q, kind]
+    if i != j:
+        way = np.inf
+        for n in range(t.similar_start[i], t.similar_start[i + 1]):
+            if t.similar_to[n] == j and c == t.source[layer, q]:
+                way = 0.0  # it is there already
+    if way == np.inf:
+        return float(np.inf)
+    work = copy_work(t, j, o)
+    if alone:
+        return float(p.timed[i, q, kind] * (way + work))
+    taken = p.load[i, q, kind] * work + p.visit[i, q, kind] * way
+    return float(p.lean[layer, c, q] * taken)
+
+
 def answer_price(
     t: Tables, p: PriceTables, i: int, j: int, o: int, layer: int, q: int
 ) -> float:
@@ -145,11 +191,22 @@ def ascend(
     num_c = bare.shape[0]
     total = 0.0
     num_s = 0
-    for f in range(num_f):
-        slack[f] = max(opening[f], 0.0)
-        total += min(opening[f], 0.0)
+    least = 0.0
+    first = 0
+    for f in range(num_f):  # one copy of an expert on a server: one gift at most
+        if opt_server[f] != opt_server[first] or owner[f] != owner[first]:
+            first = f
+        if f == first:
+            least = 0.0
+            n = f
+            while n < num_f and opt_server[n] == opt_server[f] and owner[n] == owner[f]:
+                least = min(least, opening[n])
+                n += 1
+            total += least
+        slack[f] = opening[f] - least
     near = np.empty((num_c, num_f))  # of each server, its nearest facility
     listed = np.empty(num_c, dtype=np.int64)  # clients that may rise
+    flat = np.zeros(num_c, dtype=np.bool_)  # all facilities are the same to them
     for k in range(num_c):
         low = bare[k]
         num_s = 0
@@ -166,38 +223,45 @@ def ascend(
                 near[k, num_s] = x
                 num_s += 1
         dual[k] = low
-        listed[k] = k
+        flat[k] = bare[k] == np.inf
+        for f in range(num_f):
+            flat[k] = flat[k] and (cost[k, f] == low or cost[k, f] == np.inf)
         if low == np.inf:
             return float(np.inf)
-    num = num_c
-    while num > 0:
-        left = 0
-        for n in range(num):
-            k = listed[n]
-            here = dual[k]
-            top = bare[k]
-            for f in range(num_s):
-                z = near[k, f]
-                z = z if z > here else np.inf
-                top = z if z < top else top
-            most = np.inf
-            for f in range(num_f):
-                x = cost[k, f]
-                x = (x if x > here else here) + slack[f]
-                most = x if x < most else most
-            high = most if most < top else top
-            if high <= here:
-                continue
-            for f in range(num_f):
-                x = cost[k, f]
-                x = high - (x if x > here else here)
-                x = slack[f] - (x if x > 0.0 else 0.0)
-                slack[f] = x if x > 0.0 else 0.0
-            dual[k] = high
-            if most > top and top < bare[k]:
-                listed[left] = k
-                left += 1
-        num = left
+    for late in range(2):  # whoever only asks for some facility would take all slack
+        num = 0
+        for k in range(num_c):
+            if flat[k] == (late == 1):
+                listed[num] = k
+                num += 1
+        while num > 0:
+            left = 0
+            for n in range(num):
+                k = listed[n]
+                here = dual[k]
+                top = bare[k]
+                for f in range(num_s):
+                    z = near[k, f]
+                    z = z if z > here else np.inf
+                    top = z if z < top else top
+                most = np.inf
+                for f in range(num_f):
+                    x = cost[k, f]
+                    x = (x if x > here else here) + slack[f]
+                    most = x if x < most else most
+                high = most if most < top else top
+                if high <= here:
+                    continue
+                for f in range(num_f):
+                    x = cost[k, f]
+                    x = high - (x if x > here else here)
+                    x = slack[f] - (x if x > 0.0 else 0.0)
+                    slack[f] = x if x > 0.0 else 0.0
+                dual[k] = high
+                if most > top and top < bare[k]:
+                    listed[left] = k
+                    left += 1
+            num = left
     for k in range(num_c):
         total += dual[k]
     return float(total)
@@ -557,6 +621,23 @@ def locate(
     return edge, upper, number, seen
 
 
+def counts_in(t: Tables, i: int, o: int, r: int) -> bool:
+    """Say whether a copy counts in a count row."""
+    for n in range(t.count_start[i], t.count_start[i + 1]):
+        if t.count_row[n] == r:
+            return bool(t.count_option[r, o])
+    return False
+
+
+def stands_in(t: Tables, y: Blocks, block: int, i: int, o: int, other: int) -> bool:
+    """Say whether option o of an expert counts wherever another one must."""
+    for n in range(y.must_start[block], y.must_start[block + 1]):
+        r = y.must_row[n]
+        if counts_in(t, i, other, r) and not counts_in(t, i, o, r):
+            return False
+    return True
+
+
 def price_block(
     t: Tables, p: PriceTables, y: Blocks, out: Found, layer: int, block: int, nodes: int
 ) -> None:
@@ -568,6 +649,7 @@ def price_block(
     num_g = t.calls.shape[0]
     num_x = t.fails.shape[0]
     sampled = p.timed.shape[0] > 0
+    num_k = p.timed.shape[2]
     # Facilities: the copies that could exist, without those that another one on the
     # same place could stand in for at no loss, even if they answered all calls.
     own = np.empty(num_m * num_o, dtype=np.int64)
@@ -575,6 +657,7 @@ def price_block(
     opening = np.empty(num_m * num_o)
     forced = np.zeros(num_m * num_o, dtype=np.bool_)
     inner = np.empty((num_m * num_o, num_g))
+    seconds = np.zeros(num_m * num_o)  # of sampled calls, weighted, if it answers all
     num_f = 0
     pinned = 0
     split = False  # a pin in another format than the one that is left
@@ -610,10 +693,19 @@ def price_block(
             own[num_f] = a
             opt[num_f] = o
             beaten = False
+            weight = 0.0  # of a second of work of sampled calls of the whole block
+            for h in range(num_m if sampled else 0):
+                for q in range(num_q):
+                    lean = p.lean[layer, t.server[o], q]
+                    for kind in range(num_k):
+                        k = y.member[first + h]
+                        weight += p.timed[k, q, kind] + lean * p.load[k, q, kind]
+            if sampled:
+                seconds[num_f] = weight * copy_work(t, i, o)
             n = start
-            while n < num_f and not forced[num_f] and not sampled:
-                if t.place[opt[n]] == v:
-                    least = opening[n]
+            while n < num_f and not forced[num_f]:
+                if t.place[opt[n]] == v and stands_in(t, y, block, i, opt[n], o):
+                    least = opening[n] + max(seconds[n] - seconds[num_f], 0.0)
                     for g in range(num_g):
                         if first_q[g] >= 0 and inner[n, g] > inner[num_f, g]:
                             least += calls[g] * (inner[n, g] - inner[num_f, g])
@@ -624,14 +716,16 @@ def price_block(
             if beaten:
                 continue
             n = start
-            while n < num_f and not sampled:  # and those that this one beats
+            while n < num_f:  # and those that this one beats
                 worse = t.place[opt[n]] == v and not forced[n]
-                if worse:
-                    least = opening[num_f]
+                if worse and stands_in(t, y, block, i, o, opt[n]):
+                    least = opening[num_f] + max(seconds[num_f] - seconds[n], 0.0)
                     for g in range(num_g):
                         if first_q[g] >= 0 and inner[n, g] < inner[num_f, g]:
                             least += calls[g] * (inner[num_f, g] - inner[n, g])
                     worse = opening[n] >= least
+                else:
+                    worse = False
                 if worse:
                     num_f -= 1
                     for m in range(n, num_f + 1):  # this one moves too
@@ -639,6 +733,7 @@ def price_block(
                         opt[m] = opt[m + 1]
                         opening[m] = opening[m + 1]
                         forced[m] = forced[m + 1]
+                        seconds[m] = seconds[m + 1]
                         for g in range(num_g):
                             inner[m, g] = inner[m + 1, g]
                 else:
@@ -646,7 +741,8 @@ def price_block(
             if forced[num_f]:
                 pinned += 1
             num_f += 1
-    most_c = num_m * ((2 if sampled else 1) * num_q + num_x + 1)
+    num_must = y.must_start[block + 1] - y.must_start[block]
+    most_c = num_m * ((1 + 2 * num_k) * num_q + num_x + 1) + num_must
     way = np.empty((num_f, most_c))
     bare = np.empty(most_c)
     who = np.empty(most_c, dtype=np.int64)
@@ -675,20 +771,15 @@ def price_block(
     num_r = num_c
     for a in range(num_m if sampled else 0):
         i = y.member[first + a]
-        for q in range(num_q):
-            weight = p.timed[i, q]
-            if weight <= 0.0:
+        for n in range(2 * num_k * num_q):
+            q = n // (2 * num_k)
+            kind = n // 2 % num_k
+            alone = n % 2 == 0
+            if (p.timed[i, q, kind] if alone else p.load[i, q, kind]) <= 0.0:
                 continue
             for f in range(num_f):
-                way[f, num_c] = np.inf
-                if own[f] == a:
-                    v = t.place[opt[f]]
-                    b = t.format[opt[f]]
-                    way[f, num_c] = weight * (
-                        p.swift[layer, t.server[opt[f]], q]
-                        + t.flop[i] * t.s_per_flop[v, b]
-                        + t.size[i, b] * t.s_per_byte[v]
-                    )
+                j = y.member[first + own[f]]
+                way[f, num_c] = sampled_cost(t, p, i, j, opt[f], layer, q, kind, alone)
             bare[num_c] = np.inf
             num_c += 1
     nothing = 0.0  # what it costs to have no copy, if that may be
@@ -705,6 +796,13 @@ def price_block(
                 way[f, num_c] = 0.0 if safe else np.inf
             bare[num_c] = np.inf
             num_c += 1
+    for n in range(y.must_start[block], y.must_start[block + 1]):
+        r = y.must_row[n]
+        for f in range(num_f):
+            i = y.member[first + own[f]]
+            way[f, num_c] = 0.0 if counts_in(t, i, opt[f], r) else np.inf
+        bare[num_c] = np.inf
+        num_c += 1
     cost = np.empty((num_c, num_f))
     server = np.empty(num_f, dtype=np.int64)
     for f in range(num_f):
@@ -725,7 +823,7 @@ def price_block(
         server,
         own,
         width,
-        nodes,
+        min(nodes, SAMPLED_NODES) if sampled else nodes,
         chosen,
         near,
     )
@@ -735,7 +833,8 @@ def price_block(
     if split:
         lower = np.inf
         upper = np.inf
-    if t.may_miss and num_x > 0 and pinned == 0 and not split and nothing <= upper:
+    empty = t.may_miss and num_x > 0 and pinned == 0 and num_must == 0
+    if empty and not split and nothing <= upper:
         lower = min(lower, nothing)
         upper = nothing
         number = 0
@@ -833,6 +932,8 @@ def price_layers(
 KERNELS = (
     folded,
     copy_price,
+    copy_work,
+    sampled_cost,
     answer_price,
     ascend,
     may_join,
@@ -840,6 +941,8 @@ KERNELS = (
     exchange,
     locate,
     use,
+    counts_in,
+    stands_in,
     price_block,
     price_layers,
 )

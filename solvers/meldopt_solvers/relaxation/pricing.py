@@ -20,6 +20,7 @@ from meldopt_solvers.search.tables import (
 
 from . import kernels
 from .kernels import NONE, Blocks, Found, PriceTables
+from .sampled import no_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,8 +115,7 @@ class Lagrangian:
         self.threads = threads or os.cpu_count() or 1
         self._packed = self.run.pack(t)
         self._nodes = NODES
-        self._timed = np.zeros((0, 0))
-        self._swift = np.zeros((0, 0, 0))
+        self.sampled = no_weights()
         self.cluster: Cluster | None = None  # whose workers price, where it is given
         self.focused = False
         self._rows()
@@ -136,7 +136,13 @@ class Lagrangian:
         limit[at[4] : at[6]] *= np.tile(np.where(rate > 0, rate, 1.0), 2)
         self.load_rows = np.flatnonzero(np.isfinite(limit))
         lower, upper = t.count_lower, t.count_upper
-        self.least_rows = np.flatnonzero(lower > 0)
+        # A row that asks one block for a copy stays inside its pricing.
+        self.must_rows = [
+            r
+            for r, row in enumerate(problem.count_rows)
+            if lower[r] == 1 and len(np.unique(problem.group_of[row.experts])) == 1
+        ]
+        self.least_rows = np.setdiff1d(np.flatnonzero(lower > 0), self.must_rows)
         self.most_rows = np.flatnonzero(upper < NO_LIMIT)
         raw = np.concatenate(
             [
@@ -176,6 +182,11 @@ class Lagrangian:
         start = np.append(first, len(group)).astype(np.int64)
         layer = problem.layer_of[order[first]]
         num = len(first)
+        place = np.zeros(len(group), dtype=np.int64)  # block of each expert
+        place[order] = np.repeat(np.arange(num), np.diff(start))
+        rows = [problem.count_rows[r].experts[0] for r in self.must_rows]
+        asked = place[np.array(rows, dtype=np.int64)]
+        by_block = np.argsort(asked, kind="stable")
         # A block is held to one format if it lies in one uniform group; else that row
         # is left out, which is a relaxation too.
         uniform = uniform_group_of(problem)
@@ -189,6 +200,10 @@ class Lagrangian:
             layer_start=np.searchsorted(
                 layer, np.arange(problem.num_layers + 1)
             ).astype(np.int64),
+            must_start=np.searchsorted(asked[by_block], np.arange(num + 1)).astype(
+                np.int64
+            ),
+            must_row=np.array(self.must_rows, dtype=np.int64)[by_block],
             only=np.full(num, NONE, dtype=np.int64),
             skip=np.zeros(num, dtype=np.bool_),
         )
@@ -205,11 +220,8 @@ class Lagrangian:
         self._packed = self.run.pack(t)
 
     def count_sampled(self, weights: SampledWeights | None) -> None:
-        """Let `parallel` take part by weights of sampled calls; or not, when None."""
-        if weights is None:
-            self._timed, self._swift = np.zeros((0, 0)), np.zeros((0, 0, 0))
-        else:
-            self._timed, self._swift = weights.timed(), weights.swift()
+        """Let sampled terms take part by weights of their calls; or not, when None."""
+        self.sampled = no_weights() if weights is None else weights.tables()
 
     def leave(self) -> None:
         """Leave the cluster, if there is one; this machine prices from now on."""
@@ -288,8 +300,7 @@ class Lagrangian:
             rest=np.where(unpruned > SHARE_SUM, unpruned, 0.0),
             memory=y[:num_v].copy(),
             counted=count,
-            timed=self._timed,
-            swift=self._swift,
+            **self.sampled._asdict(),
         )
 
     # -- values ------------------------------------------------------------------------
