@@ -22,6 +22,7 @@ from meldopt_solvers.relaxation import cluster
 from meldopt_solvers.relaxation.cluster import Cluster, cut
 from meldopt_solvers.relaxation.dual import DualParams, DualSolver
 from meldopt_solvers.relaxation.pricing import Lagrangian
+from meldopt_solvers.relaxation.sampled import SampledWeights
 from meldopt_solvers.search.incumbent import Incumbent
 from meldopt_solvers.search.lns_cluster import ClusterLns, solve_job
 from meldopt_solvers.search.lns_search import LnsParams
@@ -107,6 +108,22 @@ def test_uniform_groups_agree(remote):
     here, there = Lagrangian(problem, compile_=False), remote(problem, compile_=False)
     for prices, _ in random_points(here, 3):
         assert_same(here.at(prices), there.at(prices))
+
+
+def test_weights_of_sampled_calls_go_along(remote):
+    """With sampled terms workers find what one machine finds, and not what is found
+    without them."""
+    problem = random_case(
+        11, dataflow="home", terms=("parallel", "fluid"), samples=True, infeasible=False
+    ).problem
+    here, there = Lagrangian(problem, compile_=False), remote(problem, compile_=False)
+    bare = here.at(here.zero()).value
+    for lagrangian in (here, there):
+        lagrangian.count_sampled(SampledWeights(problem))
+    assert here.at(here.zero()).value > bare
+    for prices, _ in random_points(here, 2):
+        assert_same(here.at(prices), there.at(prices))
+    assert there.cluster.priced > 0
 
 
 def test_options_in_focus_stay_here(remote):

@@ -16,7 +16,8 @@ from meldopt.solver import DeterministicTime, MaxIterations, MaxRuntime, solve
 from meldopt.testing import SolverContract, same_plan
 from meldopt_solvers.relaxation.pricing import Lagrangian
 from meldopt_solvers.search.incumbent import Incumbent
-from meldopt_solvers.search.lns import Lns, LnsParams, LnsSolver
+from meldopt_solvers.search.lns import LnsSolver
+from meldopt_solvers.search.lns_search import Lns, LnsParams
 from meldopt_solvers.search.neighbourhoods import Chooser, Kind
 from meldopt_solvers.search.submodel import Part, measure, surrogate
 

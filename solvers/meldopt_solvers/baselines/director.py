@@ -7,9 +7,9 @@ whether fractions of replicas reach it; bisection finds the least such target, a
 fractions are rounded at random, again and again, to whole replicas.
 
 Decides: placement, copies and shares.
-Ignores: homes of single calls (a split is the same for all demands), formats, tiers,
-    losses and every row but memory. Its predictor of the next layers' load, and moves
-    hidden in compute windows, are no part of a plan.
+Ignores: formats, tiers, losses and every row but memory; homes count in the means over
+    all calls, and a split is the same for all demands. Its predictor of the next
+    layers' load, and moves hidden in compute windows, are no part of a plan.
 Gaps filled: slots of a server are shared equally among layers. In the relaxation a
     replica takes as much of a slot as the part of the calls that it serves, so that a
     layer is an LP of one fraction for each expert and server. The transfer time of a
@@ -392,7 +392,7 @@ class DirectorSolver(Baseline):
         summary="replicas by an LP of the slowest server, rounded at random",
         citation="Director, arXiv 2607.08782 (INFOCOM 2026), LP rounding of min-max",
         decides=("placement", "copies", "shares"),
-        sees=("memory", "calls", "network", "work"),
+        sees=("memory", "calls", "homes", "network", "work"),
         params=DirectorParams,
         packages=("highspy",),
     )

@@ -9,7 +9,8 @@ two, instead of the sum. Published for dense models, it is the baseline of HetRo
 OrderMoE, with all experts of a layer on one device.
 
 Decides: placement.
-Ignores: copies, formats, tiers, which experts are called, and every row but memory.
+Ignores: copies, formats, tiers, and every row but memory; calls count in the mean time
+    of a layer only.
 Gaps filled: the published programme keeps one value for each (layer, device) and lets
     memory follow the choice made, which may miss the best plan; here a state keeps all
     ways that differ in the devices used, dominated ones aside, up to ``labels`` of
@@ -320,7 +321,7 @@ class EdgeShardSolver(Baseline):
         summary="runs of consecutive layers on chosen devices, by dynamic programming",
         citation="EdgeShard, arXiv 2405.14371, joint device selection and partition",
         decides=("placement",),
-        sees=("memory", "homes", "network", "work"),
+        sees=("memory", "calls", "homes", "network", "work"),
         params=EdgeShardParams,
     )
     params: EdgeShardParams
@@ -335,6 +336,8 @@ class EdgeShardSolver(Baseline):
             wider = replace(chain, room=chain.room * stretch)
             # The published programme is quick: something to show when time is up.
             found = self.partition(wider, 1, check)
+            if found is not None:
+                check.keep(Decision(server=found.device[problem.layer_of]))
             found = self.partition(wider, self.params.labels, check) or found
             if found is not None:
                 return Decision(server=found.device[problem.layer_of])

@@ -117,6 +117,7 @@ class ExflowSolver(Baseline):
             restarts=params.restarts,
             effort=params.effort,
             spent=check.step,
+            keep=lambda found: check.keep(Decision(server=np.concatenate(found))),
         )
         exact = hops(moves, labels) <= 0.0
         rows = problem.num_servers * sum(np.count_nonzero(table) for table in moves)
@@ -239,11 +240,12 @@ def search(
     restarts: int,
     spent: Spent,
     effort: float = math.inf,
+    keep: Callable[[Labels], None] = lambda found: None,
 ) -> Labels:
     """Descend from a greedy chain, and from perturbations of the best placement.
 
     A perturbation draws the placement of one layer anew and chains some of the layers
-    after it.
+    after it. Each better placement is given to ``keep``.
     """
     done = 0.0
 
@@ -253,7 +255,10 @@ def search(
         return spent(work)
 
     first = np.repeat(np.arange(slots.shape[1]), slots[0])
-    best = descend(moves, slots, chain(moves, slots, first), counted)
+    begun = chain(moves, slots, first)
+    keep(begun)
+    best = descend(moves, slots, begun, counted)
+    keep(best)
     value = hops(moves, best)
     for _ in range(restarts):
         if value <= 0.0 or done >= effort or spent(0.0):
@@ -268,6 +273,7 @@ def search(
         found = hops(moves, labels)
         if found < value:
             best, value = labels, found
+            keep(best)
     return best
 
 

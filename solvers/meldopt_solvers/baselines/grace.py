@@ -104,6 +104,7 @@ class GraceSolver(Baseline):
             check.step()
         server = np.concatenate(servers)
         expert = np.arange(problem.num_experts)
+        check.keep(Decision(expert=expert, server=server))
         if self.params.copies and view.max_copies > 1 and not check.over:
             extra = replicas(view, server)
             expert = np.concatenate([expert, extra[:, 0]])

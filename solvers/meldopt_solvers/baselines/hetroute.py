@@ -410,6 +410,7 @@ class HetRouteSolver(Baseline):
             value = float(over.sum()), replicas.router.total(replicas.routing)
             if best is None or value < best[0]:
                 best = value, replicas
+                check.keep(self.shares(replicas, budget))
             if check.spent():
                 break
         assert best is not None

@@ -56,7 +56,7 @@ from .stages import Pipeline, stage_milp, transfer_bits
 from .widths import loss_per_token, usable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -137,30 +137,40 @@ class LlmPqSolver(Baseline):
             return None
         binaries = problem.num_layers * len(devices) * len(formats)
         group = self.params.group or math.ceil(binaries / LARGE)
-        best = self.search(pipeline(problem, view, devices, group), rng, check)
-        while best is None and group > 1 and not check.spent():
+        while True:
+
+            def written(
+                staging: Staging, of: NDArray[np.int64] = problem.layer_of // group
+            ) -> Decision:
+                device, format_ = staging
+                return Decision(server=devices[device[of]], format=format_[of])
+
+            pipe = pipeline(problem, view, devices, group)
+            best = self.search(pipe, rng, check, written)
+            if best is not None or group == 1 or check.spent():
+                return best
             group //= 2  # groups may be too large for the servers
-            best = self.search(pipeline(problem, view, devices, group), rng, check)
-        if best is None:
-            return None
-        device, format_ = best
-        of = problem.layer_of // group
-        return Decision(server=devices[device[of]], format=format_[of])
 
     def search(
-        self, pipe: Pipeline, rng: np.random.Generator, check: Budget
-    ) -> Staging | None:
-        """Return the best staging over orders at one size of groups."""
+        self,
+        pipe: Pipeline,
+        rng: np.random.Generator,
+        check: Budget,
+        written: Callable[[Staging], Decision],
+    ) -> Decision | None:
+        """Return the best staging over orders at one size of groups, written down."""
         p = self.params
         scale = loss_scale(pipe)
         thetas = THETAS if p.theta is None else (p.theta,)
         pipe = dataclasses.replace(
             pipe, micro_batches=p.micro_batches, theta=thetas[0] * scale
         )
-        best: tuple[tuple[bool, float], Staging] | None = None
+        best: tuple[bool, float] | None = None
+        decision: Decision | None = None
         for order in orders(pipe, p.orders, rng):
             staging = self.stage(pipe, order, check)
             if staging is not None and best is None:
+                check.keep(written(staging))
                 for theta in thetas[1:]:
                     if pipe.keeps_quality(staging) or check.spent():
                         break
@@ -168,11 +178,12 @@ class LlmPqSolver(Baseline):
                     staging = self.stage(pipe, order, check) or staging
             if staging is not None:
                 key = (not pipe.keeps_quality(staging), pipe.objective(staging))
-                if best is None or key < best[0]:
-                    best = key, staging
+                if best is None or key < best:
+                    best, decision = key, written(staging)
+                    check.keep(decision)
             if check.spent():
                 break
-        return None if best is None else best[1]
+        return decision
 
     def stage(
         self, pipe: Pipeline, order: NDArray[np.int64], check: Budget

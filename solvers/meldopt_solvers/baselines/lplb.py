@@ -130,6 +130,7 @@ class LplbSolver(Baseline):
         expert, server = balanced_replicas(view, redundant=self.params.redundant)
         key = np.unique(expert * problem.num_servers + server)
         expert, server = np.divmod(key, problem.num_servers)
+        check.keep(Decision(expert=expert, server=server))
         shared = np.bincount(expert, minlength=problem.num_experts)[expert] > 1
         load, work = view.load[expert], view.work[expert, server]
         busy = np.where(load > 0, load * work, 0.0)

@@ -177,6 +177,17 @@ class Budget:
         limit = runtime_limit(stop)
         self._end = math.inf if limit is None else started + limit
         self.over = False
+        self.kept: Decision | None = None
+
+    def keep(self, decision: Decision | None) -> None:
+        """Store the best decision so far; Ctrl-C in the middle of an attempt takes it.
+
+        Parameters
+        ----------
+        decision
+            Replaces what was stored before; None: nothing is whole yet.
+        """
+        self.kept = decision
 
     def step(self, work: float = 0.0) -> bool:
         """Count an iteration and its work, report, and say whether the run ends here.
@@ -233,7 +244,9 @@ class Baseline:
         rng
             Of this attempt.
         check
-            Asked by methods that iterate; when it says so, return what there is.
+            Asked by methods that iterate; when it says so, return what there is. They
+            give it their best decision so far (`Budget.keep`): Ctrl-C ends them at any
+            place.
 
         Returns
         -------
@@ -267,7 +280,7 @@ class Baseline:
             for view, rng in zip(views, streams, strict=True):
                 if check.spent():
                     break
-                decision = self.decide(problem, view, rng, check)
+                decision = self._decided(problem, view, rng, best, check)
                 if decision is not None:
                     plan = complete(problem, view, decision)
                     if not best.offer(plan).feasible:
@@ -298,6 +311,23 @@ class Baseline:
             history=best.log.history,
             ignored=ignored(problem, self.info, estimated),
         )
+
+    def _decided(
+        self,
+        problem: Problem,
+        view: View,
+        rng: np.random.Generator,
+        best: Incumbent,
+        check: Budget,
+    ) -> Decision | None:
+        """Decide; on Ctrl-C offer what the method kept, and go on with Ctrl-C."""
+        check.keep(None)
+        try:
+            return self.decide(problem, view, rng, check)
+        except KeyboardInterrupt:
+            if check.kept is not None:
+                best.offer(complete(problem, view, check.kept))
+            raise
 
     def attempts(self, problem: Problem) -> list[int]:
         """Return the uniform formats to try, largest first; -1: the method chooses."""

@@ -51,7 +51,7 @@ from .programme import part_of_time, solve_programme
 from .slots import layer_slots
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -106,26 +106,13 @@ class MoetunerSolver(Baseline):
     ) -> Decision:
         """Build the clusters layer by layer, then place them."""
         params, num_s = self.params, problem.num_servers
-        slots = layer_slots(view)
-        bounds = ClusterSizes(slots, params.spread)
-        labels: list[NDArray[np.int64]] = []
-        spent = part_of_time(check)
-        for layer in range(problem.num_layers):
-            least, most = bounds.limits(layer)
-            label, exact = balanced_clusters(
-                view.load[view.experts(layer)],
-                least,
-                most,
-                gap=params.gap,
-                balanced=params.balanced,
-                nodes=params.nodes,
-                spent=spent,
-            )
-            if not exact:
-                view.estimated.add("exact clusters")
-            bounds.take(layer, label)
-            labels.append(label)
-            check.step()
+        # Without HiGHS first: something to keep if Ctrl-C ends the programmes.
+        labels, _ = self.clusters(view, lambda: True)
+        check.keep(Decision(server=np.concatenate(labels)))
+        labels, exact = self.clusters(view, part_of_time(check), check.step)
+        check.keep(Decision(server=np.concatenate(labels)))
+        if not exact:
+            view.estimated.add("exact clusters")
         passed = [
             _passed_on(view.transitions(layer), labels[layer], labels[layer + 1], num_s)
             for layer in range(problem.num_layers - 1)
@@ -140,14 +127,58 @@ class MoetunerSolver(Baseline):
             nodes=params.nodes,
             most_rows=params.most_rows,
             spent=part_of_time(check),
+            keep=lambda found: check.keep(_decision(found, labels)),
         )
         if not exact:
             view.estimated.add("exact cluster placement")
-        return Decision(
-            server=np.concatenate(
-                [server[layer, label] for layer, label in enumerate(labels)]
+        return _decision(server, labels)
+
+    def clusters(
+        self, view: View, spent: Spent, step: Callable[[], bool] = lambda: False
+    ) -> tuple[list[NDArray[np.int64]], bool]:
+        """Return the cluster of each expert, layer by layer, and whether it is exact.
+
+        Parameters
+        ----------
+        view
+            Of the attempt.
+        spent
+            Asked before and while HiGHS runs; then it does not.
+        step
+            Called after each layer.
+        """
+        params = self.params
+        slots = layer_slots(view)
+        bounds = ClusterSizes(slots, params.spread)
+        labels: list[NDArray[np.int64]] = []
+        every = True
+        for layer in range(len(slots)):
+            least, most = bounds.limits(layer)
+            label, exact = balanced_clusters(
+                view.load[view.experts(layer)],
+                least,
+                most,
+                gap=params.gap,
+                balanced=params.balanced,
+                nodes=params.nodes,
+                spent=spent,
             )
+            every = every and exact
+            bounds.take(layer, label)
+            labels.append(label)
+            step()
+        return labels, every
+
+
+def _decision(
+    server: NDArray[np.int64], labels: Sequence[NDArray[np.int64]]
+) -> Decision:
+    """Put the experts of clusters on the servers of these, (L, S)."""
+    return Decision(
+        server=np.concatenate(
+            [server[layer, label] for layer, label in enumerate(labels)]
         )
+    )
 
 
 def _passed_on(
@@ -170,6 +201,7 @@ def place_clusters(
     nodes: int | None,
     most_rows: int,
     spent: Spent = lambda: False,
+    keep: Callable[[NDArray[np.int64]], None] = lambda found: None,
 ) -> tuple[NDArray[np.int64], bool]:
     """Give the clusters of each layer to servers, one each.
 
@@ -189,6 +221,8 @@ def place_clusters(
         of its number.
     gap, nodes, most_rows, spent
         As in `MoetunerParams`.
+    keep
+        Given the servers with which HiGHS begins.
 
     Returns
     -------
@@ -204,6 +238,7 @@ def place_clusters(
     if num_l < 2 or num_s < 2:
         return server, True
     server = swapped(passed, cost, sizes, chained(passed, cost, sizes), spent)
+    keep(server)
     rows = (num_l - 1) * num_s * num_s * (num_s - 1)
     if slowest(passed, cost, server) <= 0.0:
         return server, True

@@ -52,6 +52,7 @@ class UniformSolver(Baseline):
             return None
         total = problem.size_bytes.sum(axis=0)
         chosen = min(formats, key=lambda b: float(total[b]))
+        check.keep(Decision(format=np.full(problem.num_experts, chosen)))
         for b in formats:
             every = np.full(problem.num_experts, b, dtype=np.int64)
             if total[b] <= view.room.sum() and packs(problem, view, every):

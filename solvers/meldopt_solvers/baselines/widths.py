@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .complete import place_by_time
+from .complete import Decision, place_by_time
 from .knapsack import choose
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def fitted(
     rooms = np.where(view.places, problem.room_bytes - largest, 0.0)
     low, high = float(np.maximum(rooms, 0.0).sum()), most
     best = method(low)
+    check.keep(Decision(format=best))
     if check.step() or not packs(problem, view, best):
         return best
     for _ in range(HALVINGS):
@@ -154,6 +155,7 @@ def fitted(
         chosen = method(middle)
         if packs(problem, view, chosen):
             low, best = middle, chosen
+            check.keep(Decision(format=best))
         else:
             high = middle
         if check.step():

@@ -8,7 +8,13 @@ time of compiling goes there.
 from __future__ import annotations
 
 import types
-from typing import Any
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _COMPILED: dict[str, types.SimpleNamespace] = {}
 
@@ -24,7 +30,9 @@ def compiled(module: types.ModuleType) -> types.SimpleNamespace:
     """Return the ``ENTRIES`` of a module compiled; kept in numba's cache if it can be.
 
     A compiled function must see its compiled callees: each is made from the code of
-    the plain one, with globals in which these stand under the same names.
+    the plain one, with globals in which these stand under the same names. Kernels may
+    come from several modules. Numba's cache looks only at the file of an entry: its
+    name says what all the kernels are, so that no change of a callee is missed.
     """
     if module.__name__ not in _COMPILED:
         import numba
@@ -32,12 +40,15 @@ def compiled(module: types.ModuleType) -> types.SimpleNamespace:
         from .structs import pack
 
         njit: Any = numba.njit
-        scope: dict[str, Any] = dict(vars(module))
+        scope: dict[str, Any] = {}
+        for kernel in module.KERNELS:
+            scope.update(kernel.__globals__)
+        digest = _digest(module.KERNELS)
         for kernel in module.KERNELS:
             twin = types.FunctionType(
                 kernel.__code__, scope, kernel.__name__, kernel.__defaults__
             )
-            twin.__qualname__ = kernel.__qualname__
+            twin.__qualname__ = f"{kernel.__qualname__}_{digest}"
             twin.__module__ = kernel.__module__
             inner = kernel.__name__ not in module.ENTRIES
             options = {
@@ -56,3 +67,24 @@ def compiled(module: types.ModuleType) -> types.SimpleNamespace:
             pack=pack, **{name: scope[name] for name in module.ENTRIES}
         )
     return _COMPILED[module.__name__]
+
+
+def _digest(kernels: Iterable[types.FunctionType]) -> str:
+    """Return a name for what functions do, and for the numbers that they refer to."""
+    said = []
+    for kernel in kernels:
+        code = [kernel.__code__]
+        while code:
+            one = code.pop()
+            code += [value for value in one.co_consts if _is_code(value)]
+            said += [one.co_code.hex(), repr(one.co_names)]
+            said += [repr(value) for value in one.co_consts if not _is_code(value)]
+            for name in one.co_names:
+                value = kernel.__globals__.get(name)
+                if isinstance(value, (int, float, np.generic)):
+                    said.append(f"{name} = {value!r}")
+    return sha256("\n".join(said).encode()).hexdigest()[:8]
+
+
+def _is_code(value: object) -> bool:
+    return isinstance(value, types.CodeType)

@@ -20,7 +20,7 @@ import numpy as np
 from meldopt.tolerance import FEASIBILITY, FLOOR
 from meldopt_solvers.relaxation.cluster import KEPT, check_version, kept
 
-from .lns import WORTH, Lns, LnsParams
+from .lns_search import WORTH, Lns, LnsParams
 from .screen import Screen
 from .submodel import ADDITIVE, Loads, Part, limits_of
 

@@ -209,7 +209,8 @@ class HomeSearch:
 class LocalSolver(SearchSolver[LocalParams]):
     """Price descent, then ruin and recreate with prices that adapt.
 
-    A unit of deterministic work is 1e9 evaluations of an option by a demand.
+    A unit of deterministic work is about a second of one core: in `home` 1e9
+    evaluations of an option by a demand, in `roam` the moves of `RoamWalk`.
     """
 
     info: ClassVar[SolverInfo] = SolverInfo(

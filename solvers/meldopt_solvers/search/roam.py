@@ -39,8 +39,11 @@ MOST_MOVES = 200_000
 CHUNK = 500
 """Moves between two questions to the stop criterion; one iteration."""
 
-MOVE_WORK = 1e-6
-"""Deterministic work of one move."""
+MOVE_WORK, PAIR_WORK = 1e-6, 4e-8
+"""Deterministic work of one move, and more for each pair of an expert."""
+
+PLAIN = 30.0
+"""Work of kernels in Python, by that of compiled ones."""
 
 TOLERANCE = 1e-7
 """Relative excess of a row that the walk forgives; well within what `score` does."""
@@ -66,6 +69,9 @@ class RoamSearch:
         self.run = (compiled if chosen else plain)(roam_kernels)
         self.packed, self.live = self.run.pack(self.tables), self.run.pack(self.s)
         self.scale = 1.0
+        pairs = len(self.tables.pair_other) / max(len(self.s.option), 1)
+        self.work = 0.0
+        self.move_work = (MOVE_WORK + PAIR_WORK * pairs) * (1.0 if chosen else PLAIN)
 
     def set_options(self, option: NDArray[np.int64]) -> None:
         """Place all experts afresh."""
@@ -145,7 +151,14 @@ class RoamSearch:
         self.set_options(np.full(len(self.s.option), NOWHERE, dtype=np.int64))
         key = rng.permutation(len(self.s.option))
         order = np.lexsort((key, -t.share.sum(axis=0), -t.size.min(axis=1)))
-        self.run.build(self.packed, self.live, order.astype(np.int64))
+        self.place(order.astype(np.int64))
+
+    def place(self, order: NDArray[np.int64]) -> None:
+        """Place some experts anew, one after the other, at the least merit."""
+        t = self.tables
+        self.run.build(self.packed, self.live, order)
+        options = (t.usable_start[order + 1] - t.usable_start[order]).sum()
+        self.work += 0.5 * self.move_work * float(options)
 
     def heat(self, rng: np.random.Generator) -> float:
         """Return the mean rise of the merit over random relocations."""
@@ -174,7 +187,7 @@ class RoamSearch:
             kept = (int(s.group_format[group]), s.option.copy())
             for b in range(self.problem.num_formats):
                 s.group_format[group] = b
-                self.run.build(self.packed, self.live, rng.permutation(members))
+                self.place(rng.permutation(members))
                 found = (self.homeless(members), self.merit())
                 if found < best:
                     best, kept = found, (b, s.option.copy())
@@ -196,6 +209,7 @@ class RoamSearch:
         """Run some moves of a walk that cools down."""
         draws = rng.random((moves, 4))
         self.run.anneal(self.packed, self.live, draws, hot, cold)
+        self.work += moves * self.move_work
 
     def cycle(self, rng: np.random.Generator, *, moves: int) -> None:
         """Anneal once from hot to cold, prices adapting."""
@@ -257,12 +271,13 @@ def solve_roam(
         search.choose_formats(rng)
     best.offer(search.plan())
     if anneal:
+        best.work += search.work
         improve_roam(problem, best, rng, start=start)
         return _ignored(problem)
     # A greedy plan that breaks a row is mended.
     cycle = 0
     moves = int(min(max(MOVES * problem.num_experts, CHUNK), MOST_MOVES))
-    while not best.spent():
+    while not best.spent(search.work):
         if math.isfinite(best.objective) or cycle >= 12:
             break
         if _cycle(search, best, rng, moves):
@@ -271,6 +286,7 @@ def solve_roam(
         if len(s.group_format):
             search.choose_formats(rng)
     _offer_best(search, best)
+    best.work += search.work
     return _ignored(problem)
 
 
@@ -289,8 +305,7 @@ def _cycle(
     for number in range(chunks):
         search.anneal(CHUNK, hot * step**number, hot * step ** (number + 1), rng)
         search.adapt()
-        best.work += CHUNK * MOVE_WORK
-        if best.step():
+        if best.step(search.work):
             return True
     _offer_best(search, best)
     if math.isinf(s.best_value[0]):

@@ -30,10 +30,17 @@ if TYPE_CHECKING:
     from meldopt.solver import OnProgress, StopCriterion
 
 CHUNK = 20_000
-"""Moves between two questions to the stop criterion; one iteration."""
+"""Moves after which prices and tolls adapt; one iteration."""
+
+ASK = 0.05
+"""Deterministic work, at most, between two questions to the stop criterion."""
 
 MOVES = 300
 """Moves of the first full annealing for each option of an expert."""
+
+SHORTER = (64, 8)
+"""How much shorter the annealings before the first full one are: a run with little
+left, too, ends with a plan that has cooled down."""
 
 FEWEST_MOVES, MOST_MOVES = 100_000, 4_000_000
 """Moves of a full annealing, at least and at most."""
@@ -44,8 +51,20 @@ STALE = 25
 COLD = 2e-3
 """Last temperature of an annealing, by the first."""
 
-MOVE_WORK = 1e-8
-"""Deterministic work of one move for each server."""
+MOVE_WORK = 3e-7
+"""Deterministic work of judging a move."""
+
+END_WORK = 2.5e-8
+"""Deterministic work of changing one entry of the field of a neighbour."""
+
+ADAPT_WORK = 1e-4
+"""Deterministic work of adapting prices and tolls."""
+
+OFFER_WORK = 2e-6
+"""Deterministic work of judging a plan, for each pair and expert."""
+
+PLAIN = 50.0
+"""Work of kernels in Python, by that of compiled ones."""
 
 SMALL = 40
 """Options up to which nothing is compiled."""
@@ -80,6 +99,11 @@ class RoamWalk:
         self.fast = chosen
         self.run = (compiled if chosen else plain)(roam_walk)
         self.packed, self.live = self.run.pack(self.tables), self.run.pack(self.s)
+        self.work = 0.0
+        self.pace = 1.0 if chosen else PLAIN
+        t = self.tables
+        width = self.s.field.shape[1] + 2 * len(t.room) + 2
+        self.end_work = END_WORK * len(t.out) * width
         self.place_of = np.where(
             options.option >= 0, options.t.place[options.option], -1
         )
@@ -93,6 +117,24 @@ class RoamWalk:
         t, s = self.tables, self.s
         s.priced[...] = t.cost + np.tensordot(s.toll, t.crossing, axes=1)
         self.run.settle(self.packed, self.live)
+        self.work += self.pace * self.end_work * (len(t.near) + len(s.chosen))
+
+    def anneal(
+        self,
+        who: NDArray[np.int64],
+        draws: NDArray[np.float64],
+        hot: float,
+        cold: float,
+    ) -> None:
+        """Walk among some experts while it cools down; ``draws`` is (moves, 5)."""
+        changed = self.run.walk(self.packed, self.live, who, draws, hot, cold)
+        self.work += self.pace * (MOVE_WORK * len(draws) + self.end_work * changed)
+
+    @property
+    def dearest(self) -> float:
+        """Work of a move, if all of them were swaps that are carried out."""
+        near = len(self.tables.near) / max(len(self.s.chosen), 1)
+        return float(self.pace * (MOVE_WORK + self.end_work * 2.0 * near))
 
     def heat(self) -> float:
         """Return how far the cost of an expert spreads over its options."""
@@ -172,6 +214,7 @@ class RoamWalk:
         t, s = self.tables, self.s
         s.price[:] *= np.where(s.load > t.limit, 1.5, 0.93)
         np.clip(s.price, 0.1 * self.scale, 1e5 * self.scale, out=s.price)
+        self.work += ADAPT_WORK
         if not len(t.room):
             return
         usual = self.scale * len(s.chosen) / np.maximum(np.abs(t.room), 1e-300)
@@ -191,7 +234,6 @@ class _Run:
         self.walk, self.best, self.rng = walk, best, rng
         t = walk.tables
         self.all = np.arange(len(t.start) - 1)
-        self.pace = MOVE_WORK * max(walk.s.field.shape[1], 1)
         self.offered = math.inf
 
     def offer(self) -> None:
@@ -201,21 +243,28 @@ class _Run:
             self.offered = float(s.best_value[0])
             if self.offered < self.best.objective:
                 self.best.offer(self.walk.plan(s.best))
+                num = len(self.walk.problem.pairs) + len(s.chosen)
+                self.best.work += OFFER_WORK * num
 
     def anneal(self, who: NDArray[np.int64], moves: int, hot: float) -> bool:
         """Anneal some experts; say whether the run ends."""
         walk = self.walk
         chunk = min(CHUNK if walk.fast else 500, max(moves // 8, 50))
         chunks = max(math.ceil(moves / chunk), 1)
+        pieces = min(math.ceil(chunk * walk.dearest / ASK), chunk)
         ratio = COLD ** (1.0 / chunks)
         for n in range(chunks):
             heat = hot * ratio**n
-            draws = self.rng.random((chunk, 5))
-            walk.run.walk(walk.packed, walk.live, who, draws, heat, heat * ratio)
+            for draws in np.array_split(self.rng.random((chunk, 5)), pieces):
+                cold = heat * ratio ** (len(draws) / chunk)
+                walk.anneal(who, draws, heat, cold)
+                heat = cold
+                if self.best.spent(walk.work):
+                    self.offer()
+                    return True
             walk.adapt()
-            self.best.work += chunk * self.pace
             self.offer()
-            if self.best.step():
+            if self.best.step(walk.work):
                 return True
         return False
 
@@ -250,18 +299,17 @@ class _Run:
         t, s = walk.tables, walk.s
         fewest = FEWEST_MOVES if walk.fast else 0
         moves = int(np.clip(MOVES * len(t.linear), fewest, MOST_MOVES))
-        hot = 0.5 * walk.scale
-        if start is not None or likely is not None:
-            copies = start.copies if start is not None else likely
-            assert copies is not None
-            chosen = walk.options_of(copies)
-            walk.take(chosen, walk.groups_of(chosen))
-            walk.run.note(walk.packed, walk.live)
-            hot *= 0.2
-        else:
-            walk.random(rng)
-        if self.anneal(self.all, moves, hot):
-            return
+        copies = likely if start is None else start.copies
+        hot = (0.5 if copies is None else 0.1) * walk.scale
+        for shorter in (*SHORTER, 1):
+            if copies is None:
+                walk.random(rng)
+            else:
+                chosen = walk.options_of(copies)
+                walk.take(chosen, walk.groups_of(chosen))
+                walk.run.note(walk.packed, walk.live)
+            if self.anneal(self.all, math.ceil(moves / shorter), hot):
+                return
         stale, restarts = 0, 0
         while True:
             had = float(s.best_value[0])
@@ -331,6 +379,7 @@ def improve_roam(
     except NoOptionError:
         return
     _Run(walk, best, rng).go(start, likely)
+    best.work += walk.work
 
 
 def roam_search(

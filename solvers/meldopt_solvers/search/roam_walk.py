@@ -206,7 +206,8 @@ def note(t: WalkTables, s: WalkState) -> None:
     now = value(t, s)
     if now < s.best_value[0] - 1e-12 * abs(now):
         s.best_value[0] = now
-        s.best[:] = s.chosen
+        for i in range(s.chosen.shape[0]):  # a slice takes long to compile
+            s.best[i] = s.chosen[i]
 
 
 def fits(t: WalkTables, s: WalkState, i: int, x: int) -> bool:
@@ -253,15 +254,16 @@ def pair_of(t: WalkTables, i: int, j: int) -> int:
 def walk(
     t: WalkTables, s: WalkState, who: Ints, draws: Floats, hot: float, cold: float
 ) -> int:
-    """Relocate and swap some experts, annealing; count the moves accepted.
+    """Relocate and swap some experts, annealing; count the neighbours of those moved.
 
     ``draws`` holds five numbers of [0, 1) for each move; the temperature falls from
-    ``hot`` to ``cold`` geometrically.
+    ``hot`` to ``cold`` geometrically. What is returned is the work of accepted moves:
+    how many fields of neighbours they changed.
     """
     moves = draws.shape[0]
     cooling = math.exp(math.log(cold / hot) / max(moves, 1))
     heat = hot
-    accepted = 0
+    changed = 0
     for m in range(moves):
         heat *= cooling
         i = who[int(draws[m, 0] * who.shape[0])]
@@ -322,9 +324,10 @@ def walk(
             change += t.bottleneck * (after - before)
         if change <= 0.0 or draws[m, 4] < math.exp(-change / heat):
             put(t, s, i, new)
+            changed += t.near_start[i + 1] - t.near_start[i]
             if j >= 0:
                 put(t, s, j, other)
-            accepted += 1
+                changed += t.near_start[j + 1] - t.near_start[j]
             if s.total[1] < 0.5 and (change < 0.0 or broken > 0.5):
                 note(t, s)
         else:
@@ -337,7 +340,7 @@ def walk(
                 shift(t, s, last, 1.0)
                 work_shift(t, s, j, other, -1.0)
                 work_shift(t, s, j, last, 1.0)
-    return accepted
+    return int(changed)
 
 
 KERNELS = (

@@ -19,23 +19,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from meldopt.plan import Plan
-from meldopt.score import Flows, least_time_copies, token_hash
+from meldopt.score import Flows, least_time_copies
 
-from . import sampled_kernels as kernels
+from . import sampled_moves
 from .compiled import compiled, plain
 from .kernels import NONE
 from .sampled_kernels import (
     COST,
     DONE,
-    DRAWS,
     SAMPLED,
     TRIED,
     UPHILL,
     WORK,
-    SampledState,
-    SampledTables,
 )
-from .tables import build_tables, objective_weights
+from .sampled_moves import DRAWS
+from .sampled_tables import sampled_state, sampled_tables
+from .tables import build_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from meldopt.problem import Problem
 
     from .incumbent import Incumbent
-    from .kernels import Tables
 
 SMALL = 2_000
 """Sampled calls up to which nothing is compiled."""
@@ -111,12 +109,12 @@ class SampledSearch:
         held = np.bincount(plan.copies[:, 0], minlength=problem.num_experts)
         most = min(problem.num_servers, problem.max_copies or problem.num_servers)
         slots = max(min(most, int(held.max(initial=1)) + SPARE), int(held.max()), 1)
-        self.calls = c = _sampled_tables(problem, t, slots)
-        self.s = _state(problem, t, c, slots)
+        self.calls = c = sampled_tables(problem, t, slots)
+        self.s = sampled_state(problem, t, c, slots)
         self.valid = np.flatnonzero(c.expert >= 0).astype(np.int64)
         small = len(self.valid) <= SMALL if compile_ is None else not compile_
         self.compiled = not small
-        self.run = (plain if small else compiled)(kernels)
+        self.run = (plain if small else compiled)(sampled_moves)
         self._take(plan, flows)
         self.packed, self.fixed = self.run.pack(t), self.run.pack(c)
         self.live = self.run.pack(self.s)
@@ -308,111 +306,6 @@ _PLAN = ("option", "copies", "share", "fused", "pruned", "sub", "lent")
 
 def _join(tables: list[NDArray[np.int64]], width: int) -> NDArray[np.int64]:
     return np.concatenate([*tables, np.zeros((0, width), dtype=np.int64)])
-
-
-def _sampled_tables(problem: Problem, t: Tables, most: int) -> SampledTables:
-    """Index the sampled calls by expert and demand."""
-    num_t, num_l, width = problem.sample_experts.shape
-    expert = problem.sample_experts.ravel().astype(np.int64)
-    num_q = problem.num_demands
-    call = np.flatnonzero(expert >= 0)
-    token = call // (num_l * width)
-    key = expert[call] * num_q + problem.sample_demand[token]
-    order = np.argsort(key, kind="stable")
-    start = np.searchsorted(key[order], np.arange(problem.num_experts * num_q + 1))
-    first, second = np.zeros(len(expert)), np.zeros(len(expert))
-    first[call] = token_hash(token, expert[call], 1)
-    second[call] = token_hash(token, expert[call], 2)
-    work = (
-        problem.flop[:, None] * t.s_per_flop[t.place, t.format]
-        + problem.size_bytes[:, t.format] * problem.s_per_byte[t.place]
-    )
-    option_at = np.full((problem.num_places, problem.num_formats), NONE, np.int64)
-    option_at[t.place, t.format] = np.arange(len(t.place))
-    limit, _ = _limits(problem, t)
-    tokens = max(num_t, 1)
-    return SampledTables(
-        expert=expert,
-        demand=problem.sample_demand.copy(),
-        start=start.astype(np.int64),
-        call=call[order].astype(np.int64),
-        first=first,
-        second=second,
-        work=np.ascontiguousarray(work),
-        option_from=np.searchsorted(
-            t.server, np.arange(problem.num_servers + 1)
-        ).astype(np.int64),
-        option_at=option_at,
-        weight=objective_weights(problem, t.at, problem.weight_of("serial")),
-        rows=np.flatnonzero(np.isfinite(limit)).astype(np.int64),
-        width=int(width),
-        layers=int(num_l),
-        most=int(most),
-        parallel=problem.weight_of("parallel") / tokens,
-        fluid=problem.weight_of("fluid") / tokens,
-    )
-
-
-def _limits(
-    problem: Problem, t: Tables
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the limits of loads, inf where there is none, and of places."""
-    at = t.at
-    limit = np.full(int(at[-1]), np.inf)
-    limit[at[1] : at[2]] = problem.busy
-    limit[at[2] : at[3]] = problem.link_busy * problem.link_bandwidth
-    limit[at[3] : at[4]] = [cap.max_tokens_per_s for cap in problem.budget_caps]
-    rate = problem.application_rate
-    for first, per_token in ((4, problem.quality_budget), (5, problem.latency_target)):
-        with np.errstate(invalid="ignore"):
-            row = np.where(rate > 0, per_token * rate, np.inf)
-        limit[at[first] : at[first + 1]] = row
-    return limit, problem.room_bytes.copy()
-
-
-def _state(problem: Problem, t: Tables, c: SampledTables, slots: int) -> SampledState:
-    num, num_q, loads = problem.num_experts, problem.num_demands, int(t.at[-1])
-    limit, room = _limits(problem, t)
-    calls = len(c.expert)
-    pairs = len(t.similar_to)
-    most_similar = int(np.diff(t.similar_start).max(initial=0))
-    table = (num, num_q, slots)
-    old = (2, num_q, slots)
-    return SampledState(
-        option=np.full((num, slots), NONE, dtype=np.int64),
-        copies=np.zeros(num, dtype=np.int64),
-        share=np.zeros(table),
-        fused=np.zeros(table),
-        pruned=np.zeros((num, num_q)),
-        sub=np.zeros((pairs, num_q)),
-        lent=np.zeros(num, dtype=np.int64),
-        used=np.zeros(problem.num_places),
-        tally=np.zeros(len(t.count_lower), dtype=np.int64),
-        load=np.zeros(loads),
-        limit=limit,
-        room=room,
-        lower=t.count_lower.copy(),
-        upper=t.count_upper.copy(),
-        server=np.full(calls, NONE, dtype=np.int64),
-        busy=np.zeros(calls),
-        factor=np.zeros(calls),
-        value=np.zeros(len(c.demand) * c.layers),
-        knob=np.zeros(6),
-        who=np.full(2, NONE, dtype=np.int64),
-        old_option=np.full((2, slots), NONE, dtype=np.int64),
-        old_copies=np.zeros(2, dtype=np.int64),
-        old_share=np.zeros(old),
-        old_fused=np.zeros(old),
-        old_pruned=np.zeros((2, num_q)),
-        old_sub=np.zeros((2, most_similar, num_q)),
-        old_used=np.zeros(problem.num_places),
-        old_tally=np.zeros(len(t.count_lower), dtype=np.int64),
-        old_load=np.zeros(loads),
-        old_knob=np.zeros(2),
-        given=np.zeros((2, slots)),
-        best=np.zeros((2, slots)),
-        seen=np.zeros((problem.num_servers, 3)),
-    )
 
 
 def improve_sampled(

@@ -34,6 +34,9 @@ class Unlimited:
     def spent(self):
         return False
 
+    def keep(self, decision):
+        pass
+
 
 def never():
     """Return that the budget is not spent."""
