@@ -52,7 +52,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
     multiple=True,
     required=True,
     metavar="NAME,...",
-    help="Which solvers: greedy,lns; 'lns[first=greedy]' sets parameters of one;"
+    help="Which solvers: greedy,lns; 'lns[size=24]' sets parameters of one;"
     " 'all' and 'baselines' stand for many. May be repeated.",
 )
 @click.option(

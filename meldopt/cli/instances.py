@@ -135,6 +135,7 @@ def _known() -> list[dict[str, Any]]:
     import msgspec
 
     from meldopt.errors import FileFormatError
+    from meldopt.gap import relative_gap
     from meldopt.library import best_plan, instance_names, read_index
 
     class Best(msgspec.Struct):
@@ -142,7 +143,6 @@ def _known() -> list[dict[str, Any]]:
 
         objective: float | None = None
         bound: float | None = None
-        gap: float | None = None
         solver: str | None = None
 
     index: dict[str, IndexEntry] = {}
@@ -167,7 +167,11 @@ def _known() -> list[dict[str, Any]]:
                 **{fact: getattr(entry, fact, None) for fact in facts},
                 "objective": record.objective,
                 "bound": record.bound,
-                "gap": record.gap,
+                "gap": (
+                    None
+                    if record.objective is None
+                    else relative_gap(record.objective, record.bound)
+                ),
                 "solver": record.solver,
                 "best_plan": None if path is None else str(path),
             }
@@ -293,6 +297,7 @@ def best(
         )
     from meldopt.builder import build_problem
     from meldopt.files import check_writable
+    from meldopt.gap import relative_gap
     from meldopt.instance import read_instance
     from meldopt.library import best_plan
     from meldopt.plan import read_plan, write_plan
@@ -315,6 +320,7 @@ def best(
         if output != "-":
             click.echo(f"plan written to {output}", err=True)
     record = entry.best
+    gap = relative_gap(record.objective, record.bound)
     if as_json:
         print_json(
             {
@@ -322,7 +328,7 @@ def best(
                 "digest": entry.digest,
                 "objective": record.objective,
                 "bound": record.bound,
-                "gap": plan.record.get("gap"),
+                "gap": gap,
                 "solver": record.solver,
                 "seed": record.seed,
                 "version": record.version,
@@ -337,7 +343,7 @@ def best(
         print_plan_summary(problem, plan, score(problem, plan), to=out)
         out.print(
             f"{name}: objective {number(record.objective)}  bound "
-            f"{number(record.bound)}  gap {gap_percent(plan.record.get('gap'))}  "
+            f"{number(record.bound)}  gap {gap_percent(gap)}  "
             f"by {record.solver}, {record.date}"
         )
 

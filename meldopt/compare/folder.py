@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meldopt.errors import FileFormatError
-from meldopt.files import write_bytes
+from meldopt.files import read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from meldopt.instance import Instance
@@ -28,6 +29,17 @@ SHORT = 16
 def short(digest: str) -> str:
     """Return the part of ``sha256:…`` that names files."""
     return digest.removeprefix("sha256:")[:SHORT]
+
+
+def file_digest(path: Path) -> str:
+    """Return ``sha256:…`` over the bytes of a file.
+
+    Raises
+    ------
+    FileFormatError
+        If it cannot be read.
+    """
+    return f"sha256:{hashlib.sha256(read_bytes(path)).hexdigest()}"
 
 
 class Folder:

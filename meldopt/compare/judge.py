@@ -5,7 +5,6 @@ Solvers run elsewhere; their plans are read, scored and recorded here.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from meldopt.instance import read_instance
 from meldopt.plan import read_plan, write_plan
 from meldopt.score import score
 
+from .folder import file_digest
 from .frozen import freeze
 from .records import RunRecord, RunStatus, TrainedRecord, ViolationRecord
 
@@ -241,8 +241,7 @@ class Judge:
         )
 
     def _digest(self, name: str) -> str:
-        data = (self.folder.path / name).read_bytes()
-        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+        return file_digest(self.folder.path / name)
 
 
 def _without_plan(made: Made, *, other: bool) -> Verdict:

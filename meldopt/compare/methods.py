@@ -56,7 +56,7 @@ def read_methods(
     ----------
     texts
         Names, separated by commas: ``"prism,eplb"``; with parameters of their own, as
-        ``"lns[first=greedy]"``; ``"all"`` and ``"baselines"`` stand for many.
+        ``"lns[size=24]"``; ``"all"`` and ``"baselines"`` stand for many.
     settings
         Parameters by solver, for every run of it; those in brackets win.
     repair

@@ -16,7 +16,7 @@ from meldopt.library import locate
 from meldopt.plan import CopyEntry, read_plan
 from meldopt.result import weighted_terms
 
-from .folder import Folder
+from .folder import Folder, file_digest
 from .placement import placement_of
 from .profiles import pareto_front
 
@@ -130,7 +130,16 @@ class InstancePlans:
         path = self._folder.plan(record)
         if self.problem is None or path is None:
             raise FileFormatError(self.reason or "the run has no plan")
+        self._check(path, record)
         return placement_of(self.problem, read_plan(path, self.problem))
+
+    def _check(self, path: Path, record: RunRecord) -> None:
+        """Refuse a plan file that is not the one that was judged.
+
+        Then nothing in it needs to be checked again.
+        """
+        if file_digest(path) != record.plan_digest:
+            raise FileFormatError(f"{path}: is not the plan that was judged")
 
     def weighed(self) -> Weighed:
         """Return the plans on the axes of a front."""
@@ -160,15 +169,11 @@ class InstancePlans:
         if path is None or problem is None:
             return float("nan")
         try:
+            self._check(path, record)
             copies = msgspec.json.decode(read_bytes(path), type=_Copies).copies
         except (MeldoptError, msgspec.DecodeError):
             return float("nan")
         format_of = {name: b for b, name in enumerate(problem.labels.formats)}
-        layers = problem.num_layers
-        if any(
-            one.format not in format_of or not 0 <= one.layer < layers for one in copies
-        ):
-            return float("nan")
         expert = [int(problem.layer_start[one.layer]) + one.expert for one in copies]
         format_ = [format_of[one.format] for one in copies]
         return float(problem.size_bytes[expert, format_].sum())

@@ -357,10 +357,22 @@ class RecordWriter:
         self.cut_bytes = size - whole
 
     def append(self, record: RunRecord) -> None:
-        """Append one record; it is on the disk when this returns."""
+        """Append one record; it is on the disk when this returns.
+
+        Raises
+        ------
+        FileFormatError
+            If it cannot be written, as when the disk is full. What was written of the
+            line is cut off at the next start.
+        """
         if self._file is None:
             raise ValueError("RecordWriter: append outside of its with block")
         line = memoryview(msgspec.json.encode(record) + b"\n")
-        while line:
-            line = line[os.write(self._file, line) :]
-        os.fsync(self._file)
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
+        except OSError as exc:
+            raise FileFormatError(
+                f"{self.path}: cannot be written: {exc.strerror}"
+            ) from exc

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from meldopt.errors import SolverError, SolverUnavailableError
 
 CONNECT_S = 10.0
 """Seconds in which a scheduler has to answer."""
+
+ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx|ucxx|inproc)://.*[^/:]")
+"""What Dask can be asked to connect to. It is matched first: a client of something else
+waits until its end of life, and then for a long time."""
 
 
 def connect(address: str) -> Any:
@@ -18,8 +23,13 @@ def connect(address: str) -> Any:
     SolverUnavailableError
         Without the package `distributed`.
     SolverError
-        If nothing answers at the address, or no worker is there.
+        If it is no address, nothing answers there, or no worker is there.
     """
+    if not ADDRESS.fullmatch(address):
+        raise SolverError(
+            f"cluster: got {address!r}, expected the address of a Dask scheduler, "
+            "as in tcp://host:8786"
+        )
     try:
         import distributed as untyped
     except ImportError as exc:

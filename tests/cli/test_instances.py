@@ -105,6 +105,14 @@ def test_the_list_as_json_has_sizes_and_digests(run: Invoke, folder: Path) -> No
     assert mine["best_plan"] == str(plan_path(folder, NAME))
 
 
+def test_the_gap_of_a_proved_plan_is_nought(run: Invoke, folder: Path) -> None:
+    """Best plans of tiny instances were enumerated: their files name no gap."""
+    listed = json.loads(run("instances", "list", "--json").stdout)["instances"]
+    assert [one["gap"] for one in listed] == [0.0] * len(NAMES)
+    shown = json.loads(run("instances", "best", NAME, "--json").stdout)
+    assert shown["gap"] == 0.0
+
+
 def test_options_of_the_list_come_after_it(run: Invoke, folder: Path) -> None:
     """An option before the name of another command is not dropped silently."""
     done = run("instances", "--family", "tiny", "check")

@@ -10,7 +10,7 @@ import pytest
 from run_records import many, record, write_records
 
 from meldopt.builder import build_problem
-from meldopt.compare.folder import Folder
+from meldopt.compare.folder import Folder, file_digest
 from meldopt.compare.page import to_html
 from meldopt.compare.records import ViolationRecord
 from meldopt.compare.report import TABLES, build_report
@@ -94,7 +94,7 @@ def real(tmp_path: Path) -> Path:
         "instance_digest": digest,
         "terms": dict(judged.terms),
         "plan": file,
-        "plan_digest": "sha256:p",
+        "plan_digest": file_digest(folder.path / file),
     }
     write_records(
         folder.path,
@@ -210,6 +210,17 @@ def test_plans_that_are_gone_are_said(real: Path) -> None:
     assert any("cannot be drawn" in note for note in chapter.notes)
     (chapter,) = build_report(real, plans=False).chapters
     assert chapter.pictures == ()
+
+
+def test_a_plan_that_was_not_judged_is_not_drawn(real: Path) -> None:
+    """Another plan in its place, good as it may be, is said to be another."""
+    path = real / "plans" / "best.plan.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    (chapter,) = build_report(real).chapters
+    assert [one.name for one in chapter.pictures] == ["front-1"]
+    assert "is not the plan that was judged" in chapter.notes[0]
+    assert chapter.front is not None
+    assert not chapter.front.bytes_known
 
 
 def test_an_instance_that_is_gone_is_said(tmp_path: Path) -> None:

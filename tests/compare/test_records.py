@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +127,28 @@ def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
     with RecordWriter(tmp_path) as writer:
         assert writer.cut_bytes == 100_000
     assert read_records(tmp_path) == []
+
+
+def test_a_full_disk_is_one_line_and_costs_one_record(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a line is written and then no more; the file goes on without it."""
+
+    def half(file: int, data: memoryview) -> int:
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[: len(data) // 2])
+
+    write = os.write
+    with RecordWriter(tmp_path) as writer:
+        writer.append(make("a"))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", half)
+            with pytest.raises(FileFormatError, match=r"RESULTS\.jsonl: cannot be wri"):
+                writer.append(make("b"))
+    with RecordWriter(tmp_path) as writer:
+        writer.append(make("c"))
+    assert [one.key for one in read_records(tmp_path)] == ["a", "c"]
 
 
 def test_two_writers_are_refused(tmp_path: Path, make: Make) -> None:
