@@ -24,21 +24,23 @@ HINT = "install the project first ('make install' or 'pip install -e .')"
 
 def _entries() -> dict[str, importlib.metadata.EntryPoint]:
     """Return entry points by name, sorted; of a name that stands twice, the first."""
+    by_name: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        by_name.setdefault(entry.name, []).append(entry)
     found: dict[str, importlib.metadata.EntryPoint] = {}
-    everything = sorted(
-        importlib.metadata.entry_points(group=GROUP),
-        key=lambda entry: (entry.name, _distribution(entry) != "meldopt", entry.value),
-    )
-    for entry in everything:
-        first = found.setdefault(entry.name, entry)
+    for name, entries in sorted(by_name.items()):
+        if len(entries) > 1:  # only then: who registered it is read from a file
+            entries.sort(key=lambda one: (_distribution(one) != "meldopt", one.value))
+        found[name] = entries[0]
         # Metadata of one distribution may be on the path twice; that is no conflict.
-        if first.value != entry.value:
-            warnings.warn(
-                f"solver {entry.name!r}: registered twice; {first.value} is used, "
-                f"{entry.value} is skipped",
-                MeldoptWarning,
-                stacklevel=3,
-            )
+        for other in entries[1:]:
+            if other.value != entries[0].value:
+                warnings.warn(
+                    f"solver {name!r}: registered twice; {entries[0].value} is used, "
+                    f"{other.value} is skipped",
+                    MeldoptWarning,
+                    stacklevel=3,
+                )
     return found
 
 

@@ -1088,6 +1088,9 @@ def sampled_calls(problem: Problem, flows: Flows) -> SampledCalls:
         fraction = np.where(
             known_keys[at] == mine, shares[at] / np.maximum(served[at], SHARE), 0.0
         )
+        # What is forgiven of a tiny share does not fuse more than may be fused.
+        widths = problem.fuse_width.sum(axis=2)[problem.application_of[demand], layer]
+        fraction = np.minimum(fraction, widths)
         factor = np.where(
             (kinds == 0) & (second < fraction), problem.fuse_factor, factor
         )

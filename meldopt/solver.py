@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
 
-from .errors import PlanError, UnsupportedFeatureError
+from .errors import PlanError, SolverError, UnsupportedFeatureError
 from .registry import load_solver as load_solver
 from .registry import solver_infos as solver_infos
 from .registry import solver_names as solver_names
@@ -432,6 +432,11 @@ def solve(
             params=getattr(chosen, "params", None),
             history=history,
             ignored=ignored,
+        )
+    if not isinstance(result, Result):
+        raise SolverError(
+            f"solver {info.name!r}: got {type(result).__name__}, expected a Result; "
+            "build it with meldopt.solver.finish"
         )
     confirm(problem, result)
     if ignored:

@@ -384,3 +384,16 @@ def test_a_spent_budget_gives_the_same_plan(problem: Problem) -> None:
     assert other.plan is not None
     assert one.plan.record == other.plan.record
     assert NoImprovement(3) == NoImprovement(3)
+
+
+def test_what_is_no_result_is_named():
+    """A solver that returns something else is told what it should have returned."""
+
+    class Forgetful:
+        info = SolverInfo(name="forgetful", kind="search", capabilities={"home"})
+
+        def solve(self, problem, /, **_):
+            return None
+
+    with pytest.raises(SolverError, match="forgetful.*got NoneType, expected a Result"):
+        solve(build_problem(contract_instance("loose")), Forgetful())

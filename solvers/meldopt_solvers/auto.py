@@ -106,6 +106,8 @@ class AutoSolver:
         """Return the solvers that a problem gets, in their order."""
         shares = possible_shares(problem)
         unseen = is_sampled(problem) and problem.weight_of("parallel") > 0
+        if problem.dataflow == "roam" and problem.max_copies == 1:
+            return ("dual", "milp") if shares <= self.params.middle else ("dual",)
         if shares <= self.params.small:
             return ("milp", "dual") if unseen else ("milp",)
         if shares <= self.params.middle and not unseen:

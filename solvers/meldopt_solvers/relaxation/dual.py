@@ -77,8 +77,11 @@ WEIGHINGS = 200
 WEIGHED_ROUNDS = 2
 """Evaluations with the same weights, at most."""
 
-FIRST_SHARE = 0.4
-"""Part of the time for prices that goes to the first weights."""
+COMPILED = 64
+"""Experts from which pricing with sampled calls is compiled, however small it is."""
+
+FIRST_ROUNDS = 12
+"""Evaluations with the first weights, at most."""
 
 STEEPS = (0.1, 0.25, 0.6)
 """Steepness of prices in the attempts at a plan, in turn."""
@@ -168,16 +171,19 @@ class Bounding:
     def __init__(
         self, problem: Problem, params: DualParams, best: Incumbent, budget: Budget
     ) -> None:
-        self.lagrangian = Lagrangian(problem, threads=params.threads)
+        sampled = problem.weight_of("parallel") or problem.weight_of("fluid")
+        # Their clients make pricing several times dearer: compile it sooner.
+        dear = bool(sampled) and problem.num_experts >= COMPILED
+        self.lagrangian = Lagrangian(
+            problem, threads=params.threads, compile_=True if dear else None
+        )
         if params.cluster is not None:
             self.lagrangian.cluster = join(params.cluster, self.lagrangian)
         self.params, self.best, self.budget = params, best, budget
-        self.share = params.share
         self.weights: SampledWeights | None = None
-        if problem.weight_of("parallel") or problem.weight_of("fluid"):
+        if sampled:
             self.weights = SampledWeights(problem)
             self.lagrangian.count_sampled(self.weights)
-            self.share *= FIRST_SHARE
         self.impossible = False
         self.part = 1.0
         self.point: Point | None = None
@@ -209,7 +215,9 @@ class Bounding:
         return self._over()
 
     def _over(self) -> bool:
-        return self.best.step(self.work) or (self.budget.part(self.work) >= self.share)
+        return self.best.step(self.work) or (
+            self.budget.part(self.work) >= self.params.share
+        )
 
     def run(self, prices: NDArray[np.float64], rng: np.random.Generator) -> None:
         """Raise the bound from some prices."""
@@ -226,14 +234,14 @@ class Bounding:
             spent=self.proved if sample is None else self.sampled,
             sample=sample,
             box=0.5,
-            rounds=60,
+            rounds=60 if self.weights is None else FIRST_ROUNDS,
             scale=self._scale(),
             nodes=FEW,
         )
-        self._raise(first.prices)
-        if self.weights is not None:
-            self.share = params.share
-            self._weigh_calls(self.weights, rng)
+        if self.weights is None:
+            self._raise(first.prices)
+        else:
+            self._weigh_calls(first.prices, self.weights, rng)
 
     def choice(self, rng: np.random.Generator) -> Point | None:
         """Return the best point with choices drawn from the mix of the last master."""
@@ -307,25 +315,32 @@ class Bounding:
                 centre = point
         self.point, self.master = centre, master
 
-    def _weigh_calls(self, weights: SampledWeights, rng: np.random.Generator) -> None:
+    def _weigh_calls(
+        self,
+        prices: NDArray[np.float64],
+        weights: SampledWeights,
+        rng: np.random.Generator,
+    ) -> None:
         """Weigh what sampled tokens wait for anew, again and again, at new prices."""
         lagrangian = self.lagrangian
         t = lagrangian.tables
-        self.part, self.master = 1.0, None  # its cuts are of other weights
+        self.part, self.master = 1.0, None  # its cuts would be of other weights
         for _ in range(WEIGHINGS):
-            if self.point is None or not np.isfinite(self.point.value) or self._over():
-                return
-            weights.pull(self.point, t.place, t.format)
-            lagrangian.count_sampled(weights)
-            self.point = maximise(
+            point = maximise(
                 lagrangian,
-                self.point.prices,
+                prices,
                 tolerance=self.params.tolerance,
                 spent=self.proved,
                 rounds=WEIGHED_ROUNDS,
                 box=0.1,
                 rng=rng,
+                scale=self._scale(),
             )
+            self.point, prices = point, point.prices
+            if not np.isfinite(point.value) or self._over():
+                return
+            weights.pull(point, t.place, t.format)
+            lagrangian.count_sampled(weights)
 
 
 class _Part:

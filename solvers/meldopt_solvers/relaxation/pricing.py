@@ -296,8 +296,10 @@ class Lagrangian:
             nat=nat,
             omega=omega,
             drop=np.ascontiguousarray(nat * t.prune_loss),
-            # `score` forgives as much.
-            rest=np.where(unpruned > SHARE_SUM, unpruned, 0.0),
+            # `score` forgives as much in the sum, and in each segment.
+            rest=np.where(
+                unpruned > (1 + t.prune_width.shape[1]) * SHARE_SUM, unpruned, 0.0
+            ),
             memory=y[:num_v].copy(),
             counted=count,
             **self.sampled._asdict(),

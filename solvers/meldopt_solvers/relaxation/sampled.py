@@ -71,7 +71,7 @@ FULL, FUSED, PARTLY = range(3)
 
 def _forgiven(curve: NDArray[np.float64]) -> float:
     """Return more than plans are forgiven of a curve: `SHARE_SUM` in each segment."""
-    return 2 * (curve.shape[2] + 3) * SHARE_SUM
+    return float(2 * (curve.shape[2] + 3) * SHARE_SUM)
 
 
 def surely_answered(problem: Problem) -> NDArray[np.float64]:
@@ -251,7 +251,7 @@ class SampledWeights:
         shape = problem.num_layers, 1 + problem.num_servers, problem.num_demands
         spent = np.zeros(shape)
         q, layer = self.demand[self.first], self.layer[self.first]
-        np.add.at(spent, (layer, 0, q), self.parallel * slowest)
+        np.add.at(spent[:, 0], (layer, q), self.parallel * slowest)
         held = np.flatnonzero(server != NONE)
         for price, part, gone in zip(
             (self.parallel, self.fluid), self.part, self.way, strict=True
