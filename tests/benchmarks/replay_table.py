@@ -1,12 +1,14 @@
 """What plans give on requests that the planner did not see: tables in Markdown.
 
-``python -m tests.benchmarks.replay_table CASE [--data FOLDER] [--time-limit SECONDS]``
+``python -m tests.benchmarks.replay_table CASE… [--data FOLDER] [--time-limit SECONDS]``
 
 One part of the recorded requests is for planning: its profile is imported (``meldopt
 import profile``) and put into a bundled instance, which is planned by round-robin, by
-heuristics and jointly. All plans are then replayed on the other part, in analytic and
-in event mode. ``--keep FOLDER`` writes instance, plans and trace, for ``meldopt
-replay``.
+published methods, by heuristics and jointly. All plans are then replayed on the other
+part, in analytic and in event mode. Where nothing was recorded, the instance is planned
+as it is, and requests are drawn from its statistics. With several cases there is one
+table, of all plans beside the joint one. ``--keep FOLDER`` writes instance, plans and
+trace, for ``meldopt replay``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ import numpy as np
 from meldopt import __version__
 from meldopt.builder import build_problem
 from meldopt.files import read_arrays
-from meldopt.generate.arrivals import bursty
+from meldopt.generate.arrivals import RequestTable, bursty
+from meldopt.generate.traces import synthetic_trace
 from meldopt.importers.profile import Settings, profile_of
 from meldopt.importers.recordings import import_recording
 from meldopt.instance import Instance, ModelSpec, read_instance, write_instance
@@ -45,7 +48,9 @@ from meldopt.trace.records import joined
 from meldopt.units import parse_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from meldopt.instance import WorkloadSpec
     from meldopt.problem import Problem
@@ -55,6 +60,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SOLVERS = ("greedy", "sequential", "auto")
 JOINT = "auto"
 """The solver that decides everything together; it proves a bound."""
+
+PUBLISHED = ("eplb", "prism", "hetroute", "occult", "pmq")
+"""Published methods; where all their plans break rows, also mended by the common
+repair."""
+
+RESAMPLES = 2000
+"""Samples of a bootstrap over requests; intervals hold 95 % of them."""
+
+DRAWN_REQUESTS, DRAWN_TOKENS = 120, 64
+"""Requests that are drawn where none were recorded, and tokens of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +85,7 @@ class Case:
         ``test.trace.npz`` replayed; losses were measured with the text of the first.
     recording
         Or an archive within the folder of data, whose requests are split in halves.
+        With neither, the instance is planned as it is, and requests are drawn.
     applications
         With it: the applications of the instance that its sets take the place of.
     loads
@@ -98,6 +114,11 @@ CASES = {
             "gpqa_main": "tutor",
         },
     ),
+    "metro": Case(instance="mixtral-8x7b/metro-4", repeats=2),
+    "star": Case(instance="star/mixtral-5-domains-medium", repeats=2),
+    "tree": Case(instance="tree/phi-3.5-even-loose", repeats=2),
+    "prism": Case(instance="prism/mixtral-bits-bigbench", repeats=2),
+    "hetroute": Case(instance="hetroute/mixtral-r2-q20", repeats=2),
 }
 
 
@@ -108,8 +129,26 @@ def traces_of(case: Case, data: Path, seed: int) -> tuple[Trace, Trace]:
     """Return the requests to plan with, and those to replay."""
     if case.recorded is not None:
         return tuple(read_trace(f"{case.recorded}/{part}") for part in ("plan", "test"))
+    if case.recording is None:
+        drawn = drawn_trace(read_instance(case.instance), seed)
+        return drawn, drawn
     header, requests, chunks = import_recording(data / str(case.recording), seed=seed)
     return split(Trace.of(header, requests, joined(chunks)), seed)
+
+
+def drawn_trace(instance: Instance, seed: int) -> Trace:
+    """Draw requests from the statistics of an instance."""
+    length = np.full(DRAWN_REQUESTS, DRAWN_TOKENS, dtype=np.int64)
+    drawn = synthetic_trace(
+        instance,
+        RequestTable(
+            arrival_s=np.arange(DRAWN_REQUESTS, dtype=np.float64),
+            prompt_tokens=length // 4,
+            output_tokens=length - length // 4,
+        ),
+        seed=seed,
+    )
+    return Trace.of(drawn.header, drawn.requests, drawn.load())
 
 
 def split(trace: Trace, seed: int) -> tuple[Trace, Trace]:
@@ -163,8 +202,10 @@ def _model(case: Case, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Any], str]
 
 
 def planning_instance(case: Case, trace: Trace) -> Instance:
-    """Put model and profile of a trace in place of the instance's."""
+    """Put model and profile of a recording in place of the instance's."""
     source = read_instance(case.instance)
+    if case.recorded is None and case.recording is None:
+        return source
     model, measured, name = _model(case, source.spec.model)
     found = profile_of(
         trace, Settings(paths=False), measured=measured, measured_name=name
@@ -279,30 +320,37 @@ class Planned:
 def plans_of(
     problem: Problem, *, time_limit: float, seed: int, say: Callable[[str], None]
 ) -> list[Planned]:
-    """Plan by round-robin and by each solver."""
-    found = []
-    for name in ("round-robin", *SOLVERS):
-        say(f"planning: {name}")
-        gap = None
-        if name == "round-robin":
-            plan = round_robin(problem)
-        else:
-            result = solve(problem, name, time_limit=time_limit, seed=seed)
-            if result.plan is None:
-                say(f"  {name} found no plan: {result.status.value}")
-                continue
-            plan, gap = result.plan, result.gap
-        judged = score(problem, plan)
-        found.append(
-            Planned(
-                name=name,
-                plan=plan,
-                serial_s=judged.terms["serial"],
-                bound_gap=gap,
-                broken=tuple(sorted({one.row for one in judged.violations})),
-            )
-        )
+    """Plan by round-robin, by published methods and by each solver.
+
+    A published method whose plan breaks a row has a second one, mended.
+    """
+    methods: list[tuple[str, str, dict[str, Any]]] = []
+    for name in PUBLISHED:
+        methods += [(name, name, {}), (f"{name} + repair", name, {"repair": True})]
+    methods += [(name, name, {}) for name in SOLVERS]
+    say("planning: round-robin")
+    found = [_planned(problem, "round-robin", round_robin(problem), None)]
+    for label, name, options in methods:
+        if options and found[-1].name == name and not found[-1].broken:
+            continue  # nothing to mend
+        say(f"planning: {label}")
+        result = solve(problem, name, time_limit=time_limit, seed=seed, options=options)
+        if result.plan is None:
+            say(f"  {label} found no plan: {result.status.value}")
+            continue
+        found.append(_planned(problem, label, result.plan, result.gap))
     return found
+
+
+def _planned(problem: Problem, name: str, plan: Plan, gap: float | None) -> Planned:
+    judged = score(problem, plan)
+    return Planned(
+        name=name,
+        plan=plan,
+        serial_s=judged.terms["serial"],
+        bound_gap=gap,
+        broken=tuple(sorted({one.row for one in judged.violations})),
+    )
 
 
 # -- what is replayed ------------------------------------------------------------------
@@ -315,6 +363,9 @@ class Replayed:
     planned: Planned
     alone: AnalyticReport
     runs: tuple[EventReport, ...]  # one for each load
+    token_s: NDArray[np.float64]  # parallel, of each token alone
+    request_of: NDArray[np.int64]  # of each token
+    latency_s: tuple[NDArray[np.float64], ...]  # of each request, by load
 
 
 def replayed(
@@ -338,24 +389,97 @@ def replayed(
     requests = again.requests
     each = float((requests.prompt_tokens + requests.output_tokens).mean())
     own = again.num_requests / float(requests.arrival_s[-1])  # requests/s
+    records = [
+        replay_events(
+            problem,
+            planned.plan,
+            paced(again, load * problem.total_rate / each / own),
+            many,
+            backbone=backbone,
+            compute=compute,
+        )
+        for load in loads
+    ]
     return Replayed(
         planned=planned,
         alone=report_analytic(problem, planned.plan, trace, found, times, backbone),
-        runs=tuple(
-            report_events(
-                problem,
-                replay_events(
-                    problem,
-                    planned.plan,
-                    paced(again, load * problem.total_rate / each / own),
-                    many,
-                    backbone=backbone,
-                    compute=compute,
-                ),
-            )
-            for load in loads
-        ),
+        runs=tuple(report_events(problem, one) for one in records),
+        token_s=times.parallel_s,
+        request_of=np.repeat(np.arange(trace.num_requests), trace.rows()),
+        latency_s=tuple(one.finish_s - one.arrival_s for one in records),
     )
+
+
+# -- intervals -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """A ratio of two plans with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def ratios(
+    mine: NDArray[np.float64],
+    other: NDArray[np.float64],
+    request_of: NDArray[np.int64],
+    *,
+    seed: int = 0,
+) -> tuple[Ratio, Ratio] | None:
+    """Return the ratios of means and of 99th percentiles, by a bootstrap of requests.
+
+    Requests are drawn, with all their values, the same ones for both plans: values of
+    one request are not independent, and both plans served the same.
+
+    Parameters
+    ----------
+    mine, other
+        Values under two plans, (T,).
+    request_of
+        Request of each value, (T,).
+
+    Returns
+    -------
+    tuple of Ratio or None
+        None if a value is not finite: a request that never ended.
+    """
+    if not (np.isfinite(mine).all() and np.isfinite(other).all()):
+        return None
+    rng = np.random.default_rng(seed)
+    count = int(request_of.max()) + 1
+    sums = [np.bincount(request_of, values, count) for values in (mine, other)]
+    orders = [np.argsort(values, kind="stable") for values in (mine, other)]
+    drawn = np.empty((RESAMPLES, 2))
+    for n in range(RESAMPLES):
+        weight = np.bincount(rng.integers(count, size=count), minlength=count)
+        tails = [
+            _percentile(values, order, weight[request_of])
+            for values, order in zip((mine, other), orders, strict=True)
+        ]
+        drawn[n] = (weight @ sums[0]) / (weight @ sums[1]), tails[0] / tails[1]
+    ones = np.ones(len(mine), dtype=np.int64)
+    means = float(mine.mean() / other.mean())
+    tail = _percentile(mine, orders[0], ones) / _percentile(other, orders[1], ones)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return (
+        Ratio(value=means, low=float(low[0]), high=float(high[0])),
+        Ratio(value=tail, low=float(low[1]), high=float(high[1])),
+    )
+
+
+def _percentile(
+    values: NDArray[np.float64], order: NDArray[np.int64], weight: NDArray[np.int64]
+) -> float:
+    """Return the least value that 99 % of the weight is not above."""
+    reached = np.cumsum(weight[order])
+    at = int(np.searchsorted(reached, 0.99 * reached[-1]))
+    return float(values[order[at]])
 
 
 # -- the table -------------------------------------------------------------------------
@@ -411,6 +535,50 @@ def table(rows: Sequence[Replayed], loads: Sequence[float]) -> str:
     return text + "\n" + _markdown(head, lines)
 
 
+def against_table(cases: Mapping[str, Sequence[Replayed]], load: float) -> str:
+    """Write all plans beside the joint one of their case, in Markdown.
+
+    Parameters
+    ----------
+    cases
+        Rows by case; those without a joint plan are left out.
+    load
+        Of the event mode that stands in the table; the last one.
+    """
+    head = [
+        "family",
+        "plan",
+        "planned",
+        "token, mean",
+        "token, p99",
+        f"request at {load:g}, mean",
+        f"request at {load:g}, p99",
+        "rows broken",
+    ]
+    lines = []
+    for case, rows in cases.items():
+        joint = next((one for one in rows if one.planned.name == JOINT), None)
+        if joint is None:
+            continue
+        for one in rows:
+            if one is joint:
+                continue
+            alone = ratios(one.token_s, joint.token_s, one.request_of)
+            many = np.arange(len(one.latency_s[-1]))
+            loaded = ratios(one.latency_s[-1], joint.latency_s[-1], many)
+            lines.append(
+                [
+                    case,
+                    one.planned.name,
+                    f"{one.planned.serial_s / joint.planned.serial_s:.2f}",
+                    *(map(str, alone) if alone else ["–"] * 2),
+                    *(map(str, loaded) if loaded else ["–"] * 2),
+                    ", ".join(one.planned.broken) or "none",
+                ]
+            )
+    return _markdown(head, lines)
+
+
 def _markdown(head: list[str], lines: list[list[str]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
@@ -440,55 +608,81 @@ def _ms(value: float | None) -> str:
     return _short(None if value is None else 1e3 * value)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Plan, replay, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", choices=CASES)
-    parser.add_argument("--data", type=Path, default=None)
-    parser.add_argument("--time-limit", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--loads", type=float, nargs="*")
-    parser.add_argument("--keep", type=Path)
-    chosen = parser.parse_args(arguments)
-    case = CASES[chosen.case]
-    if chosen.loads:
-        case = replace(case, loads=tuple(chosen.loads))
-    data = chosen.data or Path(os.environ.get("MELDOPT_DATA", ""))
-    planning, held_out = traces_of(case, data, chosen.seed)
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _study(
+    case: Case, name: str, given: argparse.Namespace
+) -> tuple[list[Replayed], str]:
+    """Plan and replay a case; return its rows and a line on how they were made."""
+    data = given.data or Path(os.environ.get("MELDOPT_DATA", ""))
+    planning, held_out = traces_of(case, data, given.seed)
     instance = planning_instance(case, planning)
     problem = build_problem(instance)
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    planned = plans_of(problem, time_limit=chosen.time_limit, seed=chosen.seed, say=say)
-    if chosen.keep:
-        chosen.keep.mkdir(parents=True, exist_ok=True)
-        write_instance(instance, chosen.keep / "instance.json")
+    planned = plans_of(problem, time_limit=given.time_limit, seed=given.seed, say=_say)
+    if given.keep:
+        keep = given.keep if len(given.case) == 1 else given.keep / name
+        keep.mkdir(parents=True, exist_ok=True)
+        write_instance(instance, keep / "instance.json")
         write_trace(
-            chosen.keep / "held-out.npz",
+            keep / "held-out.npz",
             held_out.header,
             held_out.requests,
             held_out.chunks(),
         )
         for one in planned:
-            write_plan(one.plan, chosen.keep / f"{one.name}.plan.json", problem=problem)
-    again = arriving(held_out, case.repeats, chosen.seed)
+            label = one.name.replace(" + ", "-")
+            write_plan(one.plan, keep / f"{label}.plan.json", problem=problem)
+    again = arriving(held_out, case.repeats, given.seed)
     rows = []
     for one in planned:
-        say(f"replaying: {one.name}")
+        _say(f"replaying: {one.name}")
         rows.append(replayed(instance, problem, held_out, again, one, case.loads))
-    print(table(rows, case.loads))
     gap = next((one.bound_gap for one in planned if one.name == JOINT), None)
+    made = (
+        "requests drawn"
+        if planning is held_out
+        else f"{planning.num_requests} requests ({planning.num_tokens} tokens) to plan "
+        "with"
+    )
+    return rows, (
+        f"{name}: {made}, {held_out.num_requests} ({held_out.num_tokens}) to replay, "
+        f"each {case.repeats} times in event mode; gap of {JOINT} "
+        f"{'–' if gap is None else f'{100 * gap:.3g} %'}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Plan, replay, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case", choices=CASES, nargs="+")
+    parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--time-limit", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--loads", type=float, nargs="*")
+    parser.add_argument("--keep", type=Path)
+    given = parser.parse_args(arguments)
+    found: dict[str, list[Replayed]] = {}
+    lines = []
+    for name in given.case:
+        case = CASES[name]
+        if given.loads:
+            case = replace(case, loads=tuple(given.loads))
+        _say(name)
+        found[name], line = _study(case, name, given)
+        lines.append(line)
+    first = CASES[given.case[0]]
+    loads = tuple(given.loads) if given.loads else first.loads
+    if len(found) == 1:
+        print(table(found[given.case[0]], loads))
+    print(against_table(found, loads[-1]))
     names = ("highspy", "ortools", "numpy")
-    print(
-        f"{planning.num_requests} requests ({planning.num_tokens} tokens) to plan "
-        f"with, {held_out.num_requests} ({held_out.num_tokens}) to replay, each "
-        f"{case.repeats} times in event mode; time limit {chosen.time_limit:g} s, seed "
-        f"{chosen.seed}; gap of {JOINT} "
-        f"{'–' if gap is None else f'{100 * gap:.3g} %'}; meldopt {__version__}, "
+    lines.append(
+        f"time limit {given.time_limit:g} s, seed {given.seed}; meldopt {__version__}, "
         + ", ".join(f"{name} {version(name)}" for name in names)
     )
+    print("; ".join(lines))
 
 
 if __name__ == "__main__":

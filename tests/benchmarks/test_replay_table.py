@@ -114,3 +114,60 @@ def test_public_routing(tmp_path: Path) -> None:
     assert found.prompt_tokens.tolist() == [5, 9]
     assert found.experts[:, 1, 0].tolist() == [0, 0, 0, 1, 1, 1]
     assert found.experts[:, 1, 1].tolist() == [2, 3, 4, 2, 3, 4]
+
+
+def test_nothing_recorded() -> None:
+    """Requests are drawn from the instance, which is planned as it is."""
+    case = table.CASES["star"]
+    planning, held_out = table.traces_of(case, None, 0)
+    assert planning is held_out
+    assert held_out.num_requests == table.DRAWN_REQUESTS
+    made = table.planning_instance(case, planning)
+    assert made.digest() == read_instance(case.instance).digest()
+
+
+def test_ratios_of_plans() -> None:
+    """Twice as slow everywhere: 2, whatever requests are drawn."""
+    rng = np.random.default_rng(0)
+    request_of = np.repeat(np.arange(20), 30)
+    other = rng.exponential(size=600) * (1 + request_of)
+    for ratio in table.ratios(2 * other, other, request_of):
+        assert ratio.low == ratio.value == ratio.high == 2.0
+    assert table.ratios(np.full(600, np.inf), other, request_of) is None
+
+
+def test_intervals_are_of_requests() -> None:
+    """Tokens of a request that are alike do not count as many.
+
+    One request in ten is twice as slow under one plan. The ratio of means is near 1.1,
+    and its interval is as wide as that of 40 requests, not of 4,000 tokens.
+    """
+    request_of = np.repeat(np.arange(40), 100)
+    mine = np.where(request_of % 10 == 0, 2.0, 1.0)
+    mean, tail = table.ratios(mine, np.ones(4000), request_of)
+    assert mean.value == 1.1
+    assert mean.high - mean.low > 0.1
+    assert mean.low < 1.1 < mean.high
+    assert tail.value == 2.0
+
+
+def test_plans_beside_the_joint_one(monkeypatch) -> None:
+    """A row for each other plan, divided by the joint one."""
+    problem = build_problem(read_instance("tiny/memory"))
+    instance = read_instance("tiny/memory")
+    monkeypatch.setattr(table, "RESAMPLES", 20)
+    trace = table.drawn_trace(instance, 0)
+    again = table.arriving(trace, 1, 0)
+    made = table.plans_of(problem, time_limit=20.0, seed=0, say=lambda _: None)
+    names = [one.name for one in made]
+    assert names[-1] == table.JOINT
+    assert {"round-robin", *table.PUBLISHED} <= set(names)
+    rows = [
+        table.replayed(instance, problem, trace, again, one, (0.1,))
+        for one in (made[0], made[-1])
+    ]
+    lines = table.against_table({"tiny": rows}, 0.1).splitlines()
+    assert len(lines) == 3
+    cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert cells[:2] == ["tiny", "round-robin"]
+    assert cells[2] == f"{made[0].serial_s / made[-1].serial_s:.2f}"
