@@ -395,5 +395,7 @@ def test_what_is_no_result_is_named():
         def solve(self, problem, /, **_):
             return None
 
-    with pytest.raises(SolverError, match=r"forgetful.*got NoneType, expected a Result"):
+    with pytest.raises(
+        SolverError, match=r"forgetful.*got NoneType, expected a Result"
+    ):
         solve(build_problem(contract_instance("loose")), Forgetful())
