@@ -24,6 +24,7 @@ from meldopt.solver import (
 from meldopt.stop import iteration_limit
 from meldopt_solvers.search.descent import descend, mend
 from meldopt_solvers.search.feasible import find_plan
+from meldopt_solvers.search.greedy import construct
 from meldopt_solvers.search.incumbent import Incumbent
 from meldopt_solvers.search.lns import improve
 from meldopt_solvers.search.roam_lns import improve_roam
@@ -54,7 +55,7 @@ ROAM_ROUNDS = 400
 """Iterations of that search, at most."""
 
 FEW = 20_000
-"""Sets of copies looked at for a block, at most, where nothing is proved."""
+"""Sets of copies looked at for a block, at most, on the way to the last proof."""
 
 SAMPLE = 16
 """One of so many blocks is in the sample."""
@@ -85,6 +86,9 @@ FIRST_ROUNDS = 12
 
 STEEPS = (0.1, 0.25, 0.6)
 """Steepness of prices in the attempts at a plan, in turn."""
+
+FAR = 0.01
+"""Gap above which a plan is built from nothing as well."""
 
 FEWEST, MOST = 2, 24
 """Attempts at a plan, each from another draw of the mix of choices."""
@@ -268,7 +272,7 @@ class Bounding:
         lagrangian = self.lagrangian
         tolerance = self.params.tolerance
         self.part = 1.0
-        centre = lagrangian.at(prices)
+        centre = lagrangian.at(prices, nodes=FEW)
         over = self.proved(centre)
         master = Master(lagrangian)
         master.add(centre)
@@ -302,7 +306,7 @@ class Bounding:
                 radius *= 0.25
                 continue
             self.part = 1.0
-            point = lagrangian.at(rough.prices)
+            point = lagrangian.at(rough.prices, nodes=FEW)
             over = self.proved(point)
             master.add(point)
             near |= point.near
@@ -313,6 +317,9 @@ class Bounding:
                 radius *= 0.5
             if point.value > centre.value:
                 centre = point
+        short = self._cost(centre) - centre.value  # of blocks given up too early
+        if not over and short > tolerance * abs(centre.value):
+            self.proved(lagrangian.at(centre.prices))
         self.point, self.master = centre, master
 
     def _weigh_calls(
@@ -471,6 +478,7 @@ class DualRun:
         if not math.isfinite(self.best.objective):
             find_plan(self.problem, self.best, self.rng, left=self.budget.left)
         if self.params.improve:
+            self.build()
             self.best.work += self.state.work + self.bounding.work
             found = improve(
                 self.problem,
@@ -483,6 +491,19 @@ class DualRun:
                 left=self.budget.left,
             )
             self.found_by = found or self.found_by
+
+    def build(self) -> None:
+        """Build a plan from nothing too, where those of the prices are far off."""
+        best, problem = self.best, self.problem
+        low = -math.inf if best.bound is None else best.bound
+        if best.objective - low <= FAR * abs(best.objective) or best.spent():
+            return
+        before, state = best.objective, HomeState(problem)
+        construct(state, self.rng)
+        best.offer_state(state, lp_shares=self.params.lp_shares)
+        self.state.work += state.work
+        if best.objective < before:
+            self.found_by = "greedy"
 
     def attempt(self) -> Point | None:
         """Make plans from draws of the mix; return the last, None if time is over."""
