@@ -65,7 +65,8 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
-        opened.extractall(folder, filter="data")
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        opened.extractall(folder, **safe)
     return folder / archive.name.removesuffix(".tar.gz")
 
 
