@@ -63,7 +63,8 @@ class AutoParams:
         Largest number of possible shares for `milp` alone, and for `dual` then
         `milp`.
     share_of_dual
-        Part of the time that the first of two solvers gets.
+        Part of the time that the first of two solvers gets, at most: where `milp`
+        comes second it gets less below a quarter of `middle`, in proportion.
     cluster
         Address of a Dask scheduler, passed on to `dual`.
     """
@@ -140,6 +141,10 @@ class AutoSolver:
         """Solve with each chosen solver in turn, each from the best plan so far."""
         started = perf_counter()
         chosen = self.choose(problem)
+        share = self.params.share_of_dual
+        if chosen[-1] == "milp":  # it proves the more, the smaller the problem is
+            part = 4.0 * possible_shares(problem) / max(self.params.middle, 1)
+            share *= min(part, 1.0)
         relay = _Relay(on_progress)
         enough = AnyOf(
             *(leaf for leaf in leaves(stop) if isinstance(leaf, _TARGETS))
@@ -154,7 +159,9 @@ class AutoSolver:
                 break
             result = make_solver(name, self.options(name, stop)).solve(
                 problem,
-                stop=self.part(stop, relay.begun, last=last, bound=bound),
+                stop=self.part(
+                    stop, relay.begun, last=last, bound=bound, share=share
+                ),
                 seed=seed,
                 start=plan,
                 on_progress=relay,
@@ -195,6 +202,7 @@ class AutoSolver:
         *,
         last: bool,
         bound: float | None = None,
+        share: float = 0.5,
     ) -> StopCriterion:
         """Return what is left of a criterion for the next solver.
 
@@ -208,6 +216,8 @@ class AutoSolver:
             Whether no solver follows.
         bound
             What is proved: with it the gap asked for is an objective to reach.
+        share
+            Part of the time if another solver follows.
         """
         rest = [
             leaf
@@ -218,7 +228,7 @@ class AutoSolver:
             gap = max(gap_target(stop) or 0.0, OPTIMALITY)
             rest.append(TargetObjective(bound / (1.0 - math.copysign(gap, bound))))
         limit, work = runtime_limit(stop), work_limit(stop)
-        share = 1.0 if last else self.params.share_of_dual
+        share = 1.0 if last else share
         if not last and work is None and (limit is None or math.isinf(limit)):
             limit = UNLIMITED_S / share
         if limit is not None:

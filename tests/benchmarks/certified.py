@@ -1,7 +1,7 @@
 """Certified plans: gap and time on the hard instances, and beside peers.
 
     python -m tests.benchmarks.certified table      the hard instances, with `auto`
-    python -m tests.benchmarks.certified peers      beside HiGHS, CBC and CP-SAT
+    python -m tests.benchmarks.certified peers [S]  beside others, S seconds each
 
 Each run is a process of its own. All print Markdown; progress goes to stderr.
 """
@@ -124,15 +124,15 @@ PEERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def peers() -> None:
+def peers(seconds: float = 60.0) -> None:
     """Print objective and bound of all, on the whole model at equal time."""
-    names = list(TARGETS)[:4]
+    names = list(TARGETS)[:2]
     print("| instance | " + " | ".join(label for label, _, _ in PEERS) + " |")
     print("|---|" + "---|" * len(PEERS))
     for name in names:
         cells = [name]
         for _, solver, options in PEERS:
-            found = run(name, solver, 60, options)
+            found = run(name, solver, seconds, options)
             gap = "–" if found["gap"] is None else f"{100 * found['gap']:.3f} %"
             cells.append(
                 f"{number(found['objective'], 6)} / {number(found['bound'], 6)}, {gap}"
@@ -142,11 +142,14 @@ def peers() -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one of the tables."""
-    commands = {"table": table, "peers": peers}
-    if len(arguments) != 1 or arguments[0] not in commands:
-        print(f"error: expected one of {', '.join(commands)}", file=sys.stderr)
-        return 2
-    commands[arguments[0]]()
+    match arguments:
+        case ["table"]:
+            table()
+        case ["peers", *seconds] if len(seconds) <= 1:
+            peers(*map(float, seconds))
+        case _:
+            print("error: expected table or peers [SECONDS]", file=sys.stderr)
+            return 2
     return 0
 
 

@@ -26,7 +26,7 @@ from meldopt.solver import (
 )
 from meldopt.testing import best_single_copy, contract_instance, single_copy_plans
 from meldopt_solvers import auto
-from meldopt_solvers.auto import AutoParams, AutoSolver
+from meldopt_solvers.auto import AutoParams, AutoSolver, possible_shares
 from meldopt_solvers.exact import milp
 
 
@@ -94,7 +94,7 @@ def staged(problem, monkeypatch):
 
         monkeypatch.setattr(auto, "make_solver", make)
         seen = []
-        solver = AutoSolver(AutoParams(small=0, middle=10**9))
+        solver = AutoSolver(AutoParams(small=0, middle=possible_shares(problem)))
         result = solver.solve(problem, stop=stop, seed=0, on_progress=seen.append)
         return result, seen, options
 

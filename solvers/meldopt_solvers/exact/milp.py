@@ -68,8 +68,8 @@ class MilpParams:
     max_columns
         Refuse larger models: they would take memory and time and give nothing.
     dive_columns
-        Models with more columns are relaxed first, and a plan is sought among the
-        copies that the relaxation uses and their neighbours (relaxation induced
+        Without a start, models with more columns are relaxed first, and a plan is
+        sought among the copies that the relaxation uses and their neighbours (relaxation induced
         neighbourhood, Danna, Rothberg and Le Pape 2005).
     """
 
@@ -219,7 +219,8 @@ class _Run:
                 self.best = (judged.objective, start)
                 self.log.report(0, judged.objective, None, start)
             warm = self.complete(start)
-        if params.engine == "highs" and form.model.num_columns > params.dive_columns:
+        large = form.model.num_columns > params.dive_columns
+        if params.engine == "highs" and large and self.best[1] is None:
             ended = self.dive()
             if ended is not None:
                 return ended, self.best[1]
