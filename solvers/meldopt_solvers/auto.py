@@ -159,9 +159,7 @@ class AutoSolver:
                 break
             result = make_solver(name, self.options(name, stop)).solve(
                 problem,
-                stop=self.part(
-                    stop, relay.begun, last=last, bound=bound, share=share
-                ),
+                stop=self.part(stop, relay.begun, last=last, bound=bound, share=share),
                 seed=seed,
                 start=plan,
                 on_progress=relay,

@@ -23,12 +23,13 @@ from meldopt.score import score
 from meldopt.solver import DeterministicTime, MaxIterations, Status, StopReason, solve
 from meldopt.testing import SolverContract, contract_instance, same_plan
 from meldopt.tolerance import allowed
-from meldopt_solvers.relaxation import kernels
+from meldopt_solvers.relaxation import dual, kernels
 from meldopt_solvers.relaxation.bundle import draw_sample, maximise
 from meldopt_solvers.relaxation.dual import DualParams, DualSolver, left_out
 from meldopt_solvers.relaxation.pricing import Lagrangian
 from meldopt_solvers.relaxation.primal import copies_of
 from meldopt_solvers.relaxation.sampled import SampledWeights
+from meldopt_solvers.search.greedy import construct
 
 LIBRARY = Path(__file__).resolve().parents[2] / "instances"
 SEEDS = st.integers(0, 100_000)
@@ -664,4 +665,18 @@ def test_interruption_keeps_the_plan():
         problem, stop=MaxIterations(500), seed=0, on_progress=interrupt
     )
     assert result.stop_reason is StopReason.INTERRUPTED
+    assert result.feasible
+
+
+def test_far_plans_are_built_from_nothing_too(monkeypatch):
+    """Where the plans of prices are far from the bound, a greedy one is tried."""
+    built = []
+    problem = build_problem(contract_instance("tight"))
+    monkeypatch.setattr(dual, "FAR", -1.0)
+    monkeypatch.setattr(
+        dual, "construct", lambda state, rng: built.append(construct(state, rng))
+    )
+    solver = DualSolver(DualParams(improve=True))
+    result = solver.solve(problem, stop=DeterministicTime(2.0), seed=0)
+    assert built == [None]
     assert result.feasible

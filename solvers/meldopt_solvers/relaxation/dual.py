@@ -501,7 +501,7 @@ class DualRun:
         before, state = best.objective, HomeState(problem)
         construct(state, self.rng)
         best.offer_state(state, lp_shares=self.params.lp_shares)
-        self.state.work += state.work
+        best.work += state.work
         if best.objective < before:
             self.found_by = "greedy"
 
