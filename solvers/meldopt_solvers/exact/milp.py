@@ -69,8 +69,8 @@ class MilpParams:
         Refuse larger models: they would take memory and time and give nothing.
     dive_columns
         Without a start, models with more columns are relaxed first, and a plan is
-        sought among the copies that the relaxation uses and their neighbours (relaxation induced
-        neighbourhood, Danna, Rothberg and Le Pape 2005).
+        sought among the copies that the relaxation uses and their neighbours
+        (relaxation induced neighbourhood, Danna, Rothberg and Le Pape 2005).
     """
 
     engine: str = "highs"
