@@ -219,8 +219,9 @@ class _Run:
                 self.best = (judged.objective, start)
                 self.log.report(0, judged.objective, None, start)
             warm = self.complete(start)
+        known = self.best[1] is not None
         large = form.model.num_columns > params.dive_columns
-        if params.engine == "highs" and large and self.best[1] is None:
+        if params.engine == "highs" and large and not known:
             ended = self.dive()
             if ended is not None:
                 return ended, self.best[1]
