@@ -232,4 +232,5 @@ def test_a_solver_of_another_distribution_is_compared(
     for name, run in theirs.items():
         assert run["status"] in {"feasible", "violating", "optimal"}
         assert run["objective"] >= ours[name]["bound"]
-        assert "copies" in run["ignored"]
+    # It places one copy of each expert, and says so where more are allowed.
+    assert "copies" in theirs["mixtral-8x7b/star-3"]["ignored"]
