@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from meldopt.gap import relative_gap
 
@@ -22,23 +22,15 @@ QUIET_S = 1.0
 """Seconds between two plain lines, unless a plan appears for the first time."""
 
 
-class LiveLine:
-    """Objective, bound, gap and time on standard error.
+class StatusLine:
+    """A line on standard error that is rewritten on a terminal, and added to a pipe."""
 
-    On a terminal one line is rewritten; elsewhere a line is added when something
-    changed, at most one per second.
-    """
-
-    def __init__(self, label: str, *, shown: bool) -> None:
-        self._label = label
+    def __init__(self, *, shown: bool) -> None:
         self._console = console(stderr=True) if shown else None
         self._live: Live | None = None
-        self._started = perf_counter()
         self._told = -math.inf
-        self._last: Progress | None = None
-        self._printed: tuple[float, float | None] | None = None
 
-    def __enter__(self) -> LiveLine:
+    def __enter__(self) -> Self:
         if self._console is not None and self._console.is_terminal:
             from rich.live import Live
 
@@ -56,6 +48,24 @@ class LiveLine:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def _render(self) -> Text:
+        raise NotImplementedError("override _render in the subclass")
+
+
+class LiveLine(StatusLine):
+    """Objective, bound, gap and time on standard error.
+
+    On a terminal one line is rewritten; elsewhere a line is added when something
+    changed, at most one per second.
+    """
+
+    def __init__(self, label: str, *, shown: bool) -> None:
+        super().__init__(shown=shown)
+        self._label = label
+        self._started = perf_counter()
+        self._last: Progress | None = None
+        self._printed: tuple[float, float | None] | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Take a report of the solver."""

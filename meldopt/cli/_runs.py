@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from ._output import console, number
+from ._live import StatusLine
+from ._output import number
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from rich.live import Live
     from rich.text import Text
 
     from meldopt.compare.runner import Progress
@@ -20,42 +17,21 @@ QUIET_S = 5.0
 """Seconds between two plain lines; the last one is always shown."""
 
 
-class RunsLine:
+class RunsLine(StatusLine):
     """Runs done of all, runs that failed and time left, on standard error.
 
     On a terminal one line is rewritten; elsewhere a line is added now and then.
     """
 
     def __init__(self, *, shown: bool) -> None:
-        self._console = console(stderr=True) if shown else None
-        self._live: Live | None = None
+        super().__init__(shown=shown)
         self._progress: Progress | None = None
-        self._told = -math.inf
         self._printed = -1
 
     @property
     def done(self) -> int:
         """Runs that are complete."""
         return 0 if self._progress is None else self._progress.done
-
-    def __enter__(self) -> RunsLine:
-        if self._console is not None and self._console.is_terminal:
-            from rich.live import Live
-
-            self._live = Live(
-                get_renderable=self._render, console=self._console, transient=True
-            )
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
         """Take how far the comparison is."""

@@ -18,14 +18,14 @@ from meldopt.bounds import trivial_bound
 from meldopt.builder import build_problem
 from meldopt.instance import read_instance
 from meldopt.plan import Plan, read_plan
-from meldopt.problem import CountRow, UniformGroup
+from meldopt.problem import TERMS, CountRow, UniformGroup
 from meldopt.score import score
 from meldopt.solver import DeterministicTime, MaxIterations, Status, StopReason, solve
 from meldopt.testing import SolverContract, contract_instance, same_plan
 from meldopt.tolerance import allowed
 from meldopt_solvers.relaxation import dual, kernels
 from meldopt_solvers.relaxation.bundle import draw_sample, maximise
-from meldopt_solvers.relaxation.dual import DualParams, DualSolver, left_out
+from meldopt_solvers.relaxation.dual import DualParams, DualSolver
 from meldopt_solvers.relaxation.pricing import Lagrangian
 from meldopt_solvers.relaxation.primal import copies_of
 from meldopt_solvers.relaxation.sampled import SampledWeights
@@ -33,6 +33,14 @@ from meldopt_solvers.search.greedy import construct
 
 LIBRARY = Path(__file__).resolve().parents[2] / "instances"
 SEEDS = st.integers(0, 100_000)
+
+
+def left_out(problem, terms=("parallel", "fluid")):
+    """Return a lower bound of the terms that the Lagrangian leaves out."""
+    only = np.zeros_like(problem.weights)
+    for term in terms:
+        only[TERMS.index(term)] = problem.weight_of(term)
+    return trivial_bound(problem.replace(weights=only)) if only.any() else 0.0
 
 
 class TestDualContract(SolverContract):

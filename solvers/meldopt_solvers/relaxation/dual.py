@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from meldopt.bounds import trivial_bound
-from meldopt.problem import TERMS
 from meldopt.solver import (
     AnyOf,
     MaxIterations,
@@ -580,11 +579,3 @@ def solve_roam(
     if found.plan is not None:
         best.offer(found.plan)
     return ()
-
-
-def left_out(problem: Problem, terms: tuple[str, ...] = ("parallel", "fluid")) -> float:
-    """Return a lower bound of the terms that the Lagrangian leaves out."""
-    only = np.zeros_like(problem.weights)
-    for term in terms:
-        only[TERMS.index(term)] = problem.weight_of(term)
-    return trivial_bound(problem.replace(weights=only)) if only.any() else 0.0
