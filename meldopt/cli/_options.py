@@ -76,6 +76,18 @@ def json_option(command: F) -> F:
     )(command)
 
 
+def seed_option(command: F) -> F:
+    """Add ``--seed``."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="INTEGER",
+        help="Random seed.",
+    )(command)
+
+
 def setting_options(what: str) -> Callable[[F], F]:
     """Add ``--set`` and ``--config`` for parameters of something."""
 

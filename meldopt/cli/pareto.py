@@ -14,6 +14,7 @@ from ._options import (
     instance_argument,
     json_option,
     read_settings,
+    seed_option,
     setting_options,
 )
 
@@ -74,14 +75,7 @@ if TYPE_CHECKING:
     help="Look between the points of weighted sums by a MILP with a cap, or never do."
     "  [default: if the MILP is small]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="INTEGER",
-    help="Random seed.",
-)
+@seed_option
 @click.option("--start", metavar="PLAN", help="Start from this plan.")
 @click.option(
     "--threads", type=click.IntRange(min=1, max=256), help="Threads of the solver."

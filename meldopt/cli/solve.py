@@ -15,6 +15,7 @@ from ._options import (
     instance_argument,
     json_option,
     read_settings,
+    seed_option,
     setting_options,
 )
 
@@ -47,14 +48,7 @@ if TYPE_CHECKING:
     metavar="GAP",
     help="Stop at this gap: 0.5% or 0.005.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="INTEGER",
-    help="Random seed.",
-)
+@seed_option
 @click.option("--start", metavar="PLAN", help="Start from this plan.")
 @click.option(
     "--threads", type=click.IntRange(min=1, max=256), help="Threads of the solver."
