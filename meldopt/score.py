@@ -969,24 +969,31 @@ def transfer_budgets(problem: Problem, plan: Plan) -> list[BudgetEntry]:
             ),
             judge.prune_mass[known],
         )
-    entries = []
     meant = plain + pruned
-    for layer_, s, t in np.argwhere(meant > 0):
-        if s == t:
-            continue
-        all_ = meant[layer_, s, t]
-        entries.append(
-            BudgetEntry(
-                layer=int(layer_),
-                from_=names[s],
-                to=names[t],
-                tokens_per_s=max(float(judge.sent[layer_, s, t]), 0.0),
-                kept=float((plain - fused)[layer_, s, t] / all_),
-                fused=float(fused[layer_, s, t] / all_),
-                pruned=float(pruned[layer_, s, t] / all_),
-            )
+    meant[:, range(problem.num_servers), range(problem.num_servers)] = 0.0
+    at = np.nonzero(meant > 0)
+    all_ = meant[at]
+    columns = (
+        *at,
+        np.maximum(judge.sent[at], 0.0),
+        (plain - fused)[at] / all_,
+        fused[at] / all_,
+        pruned[at] / all_,
+    )
+    return [
+        BudgetEntry(
+            layer=layer_,
+            from_=names[s],
+            to=names[t],
+            tokens_per_s=sent,
+            kept=kept,
+            fused=fused_,
+            pruned=pruned_,
         )
-    return entries
+        for layer_, s, t, sent, kept, fused_, pruned_ in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
 
 
 # -- sampled tokens --------------------------------------------------------------------

@@ -24,12 +24,14 @@ from meldopt.solver import DeterministicTime, MaxIterations, Status, StopReason,
 from meldopt.testing import SolverContract, contract_instance, same_plan
 from meldopt.tolerance import allowed
 from meldopt_solvers.relaxation import dual, kernels
-from meldopt_solvers.relaxation.bundle import draw_sample, maximise
+from meldopt_solvers.relaxation.bundle import draw_sample, maximise, members
 from meldopt_solvers.relaxation.dual import DualParams, DualSolver
 from meldopt_solvers.relaxation.pricing import Lagrangian
 from meldopt_solvers.relaxation.primal import copies_of
 from meldopt_solvers.relaxation.sampled import SampledWeights
+from meldopt_solvers.search.descent import descend
 from meldopt_solvers.search.greedy import construct
+from meldopt_solvers.search.state import HomeState
 
 LIBRARY = Path(__file__).resolve().parents[2] / "instances"
 SEEDS = st.integers(0, 100_000)
@@ -496,9 +498,14 @@ def priced_bare(block):
     return bare
 
 
+@pytest.mark.parametrize("many", [1, kernels.MANY])
 @pytest.mark.parametrize("nodes", [0, 3, 100_000])
-def test_blocks_are_solved_exactly(nodes):
-    """With enough sets it finds the best and proves it; with few the bound holds."""
+def test_blocks_are_solved_exactly(nodes, many, monkeypatch):
+    """With enough sets it finds the best and proves it; with few the bound holds.
+
+    Also where a quick ascent leaves facilities out before.
+    """
+    monkeypatch.setattr(kernels, "MANY", many)
     rng = np.random.default_rng(7)
     proved = 0
     for number in range(500):
@@ -534,7 +541,8 @@ def test_blocks_are_solved_exactly(nodes):
     assert nodes == 100_000 or 0 < proved < 500
 
 
-def test_slacks_bound_every_set():
+@pytest.mark.parametrize("steps", [0.5, 1.0, kernels.CAREFUL])
+def test_slacks_bound_every_set(steps):
     """A set costs at least the duals, its slacks, and what clients pay twice."""
     rng = np.random.default_rng(11)
     for number in range(200):
@@ -542,9 +550,8 @@ def test_slacks_bound_every_set():
         opening, way, bare, forced, server, owner, most = block
         block = (opening, way, bare, np.zeros_like(forced), server, owner, most)
         slack, dual = np.empty(len(opening)), np.empty(len(bare))
-        lower = kernels.ascend(
-            opening, np.ascontiguousarray(way.T), bare, server, owner, slack, dual
-        )
+        cost = np.ascontiguousarray(way.T)
+        lower = kernels.ascend(opening, cost, bare, server, owner, slack, dual, steps)
         assert (slack >= 0).all()
         for held, cost in all_sets(block):
             if np.isfinite(lower):
@@ -599,6 +606,73 @@ def test_sample_stands_for_all():
     rest = lagrangian.at(lagrangian.zero(), skip=~half.skip)
     every = lagrangian.at(lagrangian.zero())
     assert point.parts + rest.parts == pytest.approx(every.parts)
+
+
+def test_sample_is_fair():
+    """Over the layers it stands for about as much traffic as there is."""
+    problem = build_problem(read_instance(LIBRARY / "deepseek-v3" / "metro-16.json"))
+    lagrangian = Lagrangian(problem, threads=1)
+    mass = problem.rate @ problem.calls[problem.application_of]
+    sample = draw_sample(lagrangian, 16)
+    taken = members(lagrangian, sample)
+    counted = mass[taken] @ sample.weight[problem.layer_of[taken]]
+    assert counted == pytest.approx(mass.sum(), rel=0.01)
+    assert taken.sum() == (~sample.skip).sum()  # blocks of one expert
+
+
+# -- a part of the experts for all, and of the options ---------------------------------
+
+
+def test_a_part_has_a_part_of_the_room():
+    """Half of the experts twice over: limits are half, and come back."""
+    problem = build_problem(contract_instance("loose"))
+    state = HomeState(problem, compile_=False)
+    limit, room = state.limit.copy(), state.tables.room.copy()
+    steepest = state.steepest
+    rng = np.random.default_rng(0)
+    with state.part(0.5):
+        assert (state.tables.room == 0.5 * room).all()
+        assert (
+            state.limit[np.isfinite(limit)] == 0.5 * limit[np.isfinite(limit)]
+        ).all()
+        taken = np.zeros(problem.num_experts, dtype=np.bool_)
+        taken[::2] = True
+        descend(state, rng, passes=3, spent=lambda: False, experts=taken)
+        assert state.s.live.sum() == taken.sum()
+    assert np.array_equal(state.limit, limit)
+    assert np.array_equal(state.tables.room, room)
+    assert state.steepest == state.s.knob[0] == steepest
+    assert not state.s.live.any()
+    assert not state.s.load.any()
+
+
+def test_focus_leaves_the_other_options_alone():
+    """An expert goes where it may, and anywhere again afterwards."""
+    problem = build_problem(contract_instance("loose"))
+    state = HomeState(problem, compile_=False)
+    rng = np.random.default_rng(0)
+    some = state.tables.usable.copy()
+    some[:, state.tables.place != 0] = False
+    kept = state.tables.usable & some
+    assert kept.any(axis=1).all()
+    state.focus(some)
+    state.sweep(state.order(rng))
+    assert set(state.copies()[:, 1]) == {0}
+    state.focus(None)
+    state.sweep(state.order(rng))
+    assert set(state.copies()[:, 1]) > {0}
+
+
+def test_long_problems_begin_with_a_sample(monkeypatch):
+    """Their plans keep every row and their bounds hold, as those of others."""
+    problem = build_problem(read_instance(LIBRARY / "olmoe-1b-7b" / "metro-6.json"))
+    solver = DualSolver(DualParams(sample=100))
+    whole = solver.solve(problem, stop=MaxIterations(300), seed=0)
+    monkeypatch.setattr(dual, "LONG", 0)
+    part = solver.solve(problem, stop=MaxIterations(300), seed=0)
+    assert part.feasible
+    assert part.bound <= min(part.objective, whole.objective)
+    assert part.objective == pytest.approx(whole.objective, rel=0.02)
 
 
 # -- the solver ------------------------------------------------------------------------
@@ -688,3 +762,44 @@ def test_far_plans_are_built_from_nothing_too(monkeypatch):
     result = solver.solve(problem, stop=DeterministicTime(2.0), seed=0)
     assert built == [None]
     assert result.feasible
+
+
+def test_no_plan_costs_more_than_the_dearest():
+    """What a bound must exceed to prove that there is no plan: no plan comes near it.
+
+    Even one whose calls all go to the dearest of its copies stays below.
+    """
+    for seed in range(60):
+        case = random_case(seed, dataflow="home", fuse=True, prune=True)
+        most = Lagrangian(case.problem, threads=1).dearest()
+        assert score(case.problem, case.witness).objective <= most * (1 + 1e-9)
+
+
+def test_rows_without_a_plan_are_proved():
+    """Copies in full for all, no more than one of each, and no room for them."""
+    whole = build_problem(contract_instance("loose"))
+    every = np.arange(whole.num_experts, dtype=np.int64)
+    places = np.arange(whole.num_places, dtype=np.int64)
+    formats = np.arange(whole.num_formats, dtype=np.int64)
+    rows = [
+        CountRow(
+            name=name,
+            experts=every,
+            places=places,
+            formats=which,
+            lower=lower,
+            upper=upper,
+        )
+        for name, which, lower, upper in (
+            ("full", formats[:1], whole.num_experts, None),
+            ("one", formats, None, whole.num_experts),
+        )
+    ]
+    size = float(whole.size_bytes[:, 0].sum())
+    room = whole.room_bytes * (0.9 * size / whole.room_bytes.sum())
+    tight = whole.replace(
+        capacity_bytes=room, reserve_bytes=0 * room, count_rows=tuple(rows)
+    )
+    result = DualSolver().solve(tight, stop=MaxIterations(300), seed=0)
+    assert result.status is Status.INFEASIBLE
+    assert result.bound is None

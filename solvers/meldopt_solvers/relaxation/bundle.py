@@ -47,6 +47,9 @@ GROWTH = 4.0
 TINY = 1e-12
 """Objectives below this count as this."""
 
+STRIDE = 7
+"""From one layer to the next, the sample begins so much later in the order."""
+
 OLD = 25
 """Cuts that were not tight for so many masters are dropped."""
 
@@ -68,19 +71,32 @@ class Sample:
 
 
 def draw_sample(lagrangian: Lagrangian, part: int) -> Sample:
-    """Take one of ``part`` blocks of each layer, evenly over their traffic."""
+    """Take one of ``part`` blocks of each layer, evenly over their traffic.
+
+    From layer to layer another one of each ``part`` neighbours is taken: traffic is
+    skewed, and always the middle one would stand for too little.
+    """
     problem, blocks = lagrangian.problem, lagrangian.blocks
     traffic = problem.rate @ problem.calls[problem.application_of]
     mass = np.add.reduceat(traffic[blocks.member], blocks.start[:-1])
     skip = np.ones(len(mass), dtype=np.bool_)
     weight = np.ones(problem.num_layers)
     for layer in range(problem.num_layers):
-        first, last = blocks.layer_start[layer : layer + 2]
-        order = first + np.argsort(-mass[first:last], kind="stable")
-        taken = order[part // 2 :: part] if len(order) > part // 2 else order
+        low, high = blocks.layer_start[layer : layer + 2]
+        order = low + np.argsort(-mass[low:high], kind="stable")
+        first = (STRIDE * layer + part // 2) % part
+        taken = order[first::part] if len(order) > first else order
         skip[taken] = False
         weight[layer] = len(order) / max(len(taken), 1)
     return Sample(skip=skip, weight=weight)
+
+
+def members(lagrangian: Lagrangian, sample: Sample) -> NDArray[np.bool_]:
+    """Say which experts are in a sample, (N,)."""
+    blocks = lagrangian.blocks
+    taken = np.zeros(len(blocks.member), dtype=np.bool_)
+    taken[blocks.member] = np.repeat(~sample.skip, np.diff(blocks.start))
+    return taken
 
 
 class Master:

@@ -31,7 +31,7 @@ from meldopt_solvers.search.state import HomeState
 from meldopt_solvers.search.submodel import surrogate
 from meldopt_solvers.search.terms import CAPABILITIES, TERMS_SEARCHED
 
-from .bundle import Master, draw_sample, maximise
+from .bundle import Master, draw_sample, maximise, members
 from .cluster import join
 from .pricing import Lagrangian, Point
 from .primal import settle_point, state_prices
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from meldopt.problem import Problem
     from meldopt.solver import OnProgress, Result, StopCriterion
 
+    from .bundle import Sample
+
 SEARCH_SHARE = 0.4
 """Part of a run in `roam` that searches; the rest bounds."""
 
@@ -56,8 +58,14 @@ ROAM_ROUNDS = 400
 FEW = 20_000
 """Sets of copies looked at for a block, at most, on the way to the last proof."""
 
-SAMPLE = 16
-"""One of so many blocks is in the sample."""
+LONG = 100_000_000
+"""Options x demands x experts from which the first prices are those of a sample."""
+
+SAMPLE, SAMPLED = 16, 3000
+"""One of so many blocks is in the sample; a smaller part where that is more blocks."""
+
+SAMPLE_PASSES = 2
+"""Times the passes of price descent on it: prices settle later there."""
 
 ROUNDS = 30
 """Times that all options are priced, at most."""
@@ -79,6 +87,9 @@ WEIGHED_ROUNDS = 2
 
 COMPILED = 64
 """Experts from which pricing with sampled calls is compiled, however small it is."""
+
+FIRST_TOLERANCE = 3e-4
+"""Gain, relative to the bound, at which the first prices are good enough."""
 
 FIRST_ROUNDS = 12
 """Evaluations with the first weights, at most."""
@@ -188,9 +199,11 @@ class Bounding:
             self.weights = SampledWeights(problem)
             self.lagrangian.count_sampled(self.weights)
         self.impossible = False
+        self.dearest = self.lagrangian.dearest()
         self.part = 1.0
         self.point: Point | None = None
         self.master: Master | None = None  # of the point, where its choices can mix
+        self.near: NDArray[np.bool_] | None = None  # options that it might use
         self.evaluations = 0.0
 
     @property
@@ -208,7 +221,8 @@ class Bounding:
         self.evaluations += 1.0
         if self.point is None:
             self.point = point
-        if point.value == math.inf:  # some block has no choice at all
+        # Some block has no choice at all, or the rows leave no mix of choices.
+        if point.value == math.inf or point.value > self.dearest:
             self.impossible = True
             return True
         if math.isfinite(point.value):
@@ -228,12 +242,12 @@ class Bounding:
         self.part = 1.0
         sample = None
         if len(lagrangian.blocks.only) >= params.sample:
-            self.part = 1.0 / SAMPLE
-            sample = draw_sample(lagrangian, SAMPLE)
+            sample = self.draw()
+            self.part = float(np.mean(~sample.skip))
         first = maximise(
             lagrangian,
             prices,
-            tolerance=3e-4,
+            tolerance=max(FIRST_TOLERANCE, params.tolerance),
             spent=self.proved if sample is None else self.sampled,
             sample=sample,
             box=0.5,
@@ -245,6 +259,11 @@ class Bounding:
             self._raise(first.prices)
         else:
             self._weigh_calls(first.prices, self.weights, rng)
+
+    def draw(self) -> Sample:
+        """Return the sample of the blocks."""
+        part = max(SAMPLE, len(self.lagrangian.blocks.only) // SAMPLED)
+        return draw_sample(self.lagrangian, part)
 
     def choice(self, rng: np.random.Generator) -> Point | None:
         """Return the best point with choices drawn from the mix of the last master."""
@@ -320,6 +339,7 @@ class Bounding:
         if not over and short > tolerance * abs(centre.value):
             self.proved(lagrangian.at(centre.prices))
         self.point, self.master = centre, master
+        self.near = near
 
     def _weigh_calls(
         self,
@@ -464,11 +484,7 @@ class DualRun:
 
     def solve(self) -> None:
         """Run to the end, or until the criterion is met."""
-        state, lagrangian = self.state, self.bounding.lagrangian
-        descend(state, self.rng, passes=self.params.passes, spent=self.spent)
-        prices = state_prices(state, lagrangian)
-        mend(state, self.rng, rounds=4, spent=self.spent)
-        self.submit()
+        prices = self.first_prices()
         if not self.best.spent():
             self.bounding.run(prices, self.rng)
         point = self.attempt()
@@ -490,6 +506,47 @@ class DualRun:
                 left=self.budget.left,
             )
             self.found_by = found or self.found_by
+
+    def first_prices(self) -> NDArray[np.float64]:
+        """Descend to first prices, and to a plan; with a sample where that is long.
+
+        Prices swing round the best ones, so they are those of the last passes on
+        average.
+        """
+        state, lagrangian, params = self.state, self.bounding.lagrangian, self.params
+        seen: list[NDArray[np.float64]] = []
+
+        def spent() -> bool:
+            seen.append(state_prices(state, lagrangian))
+            return self.spent()
+
+        if self.is_long():
+            taken = members(lagrangian, self.bounding.draw())
+            passes = SAMPLE_PASSES * params.passes
+            with state.part(float(taken.mean())):
+                descend(state, self.rng, passes=passes, spent=spent, experts=taken)
+        else:
+            descend(state, self.rng, passes=params.passes, spent=spent)
+            mend(state, self.rng, rounds=4, spent=self.spent)
+            self.submit()
+        if not seen:  # no pass was asked for
+            return state_prices(state, lagrangian)
+        prices: NDArray[np.float64] = np.mean(seen[-len(seen) // 3 :], axis=0)
+        return prices
+
+    def is_long(self) -> bool:
+        """Say whether a sample of the experts has to do at first.
+
+        Rows that count whole copies, and groups of one format, have no share of a part.
+        """
+        lagrangian = self.bounding.lagrangian
+        counted = len(lagrangian.least_rows) + len(lagrangian.most_rows)
+        return (
+            lagrangian.size >= LONG
+            and len(lagrangian.blocks.only) >= self.params.sample
+            and not counted
+            and not len(self.state.s.group_format)
+        )
 
     def build(self) -> None:
         """Build a plan from nothing too, where those of the prices are far off."""
@@ -518,6 +575,7 @@ class DualRun:
             point = bounding.choice(self.rng)
             if point is None:
                 return None
+            state.focus(bounding.near)
             settle_point(
                 state,
                 bounding.lagrangian,
@@ -527,6 +585,7 @@ class DualRun:
                 spent=self.spent,
             )
             self.submit()
+        state.focus(None)
         return point
 
     def _searched(self) -> Lagrangian:

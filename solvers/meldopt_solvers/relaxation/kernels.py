@@ -41,6 +41,12 @@ FASTMATH = ("nnan", "nsz", "arcp")
 NEAR = 0.002
 """Relative excess of choices whose options are remembered."""
 
+MANY = 48
+"""Facilities from which a quick ascent first leaves out what no good set has."""
+
+QUICK, CAREFUL = 4.0, np.inf
+"""Steps of a client in that ascent, and in one that stops at every server."""
+
 EXCHANGES = 12
 """Exchanges of facilities of a greedy set, at most."""
 
@@ -180,11 +186,13 @@ def ascend(
     owner: Ints,
     slack: Floats,
     dual: Floats,
+    steps: float,
 ) -> float:
     """Raise the duals of clients one after the other; return their sum.
 
-    Each rises to its next server, or until a facility that it reaches already is paid
-    for. ``slack`` becomes what is left of each facility's cost of opening: a set of
+    Each rises to its next server (past those nearer than one of so many steps, of the
+    way to servers on average), or until a facility that it reaches already is paid for.
+    ``slack`` becomes what is left of each facility's cost of opening: a set of
     open facilities costs at least the sum plus its slacks.
     """
     num_f = opening.shape[0]
@@ -207,6 +215,7 @@ def ascend(
     near = np.empty((num_c, num_f))  # of each server, its nearest facility
     listed = np.empty(num_c, dtype=np.int64)  # clients that may rise
     flat = np.zeros(num_c, dtype=np.bool_)  # all facilities are the same to them
+    least_rise = np.zeros(num_c)
     for k in range(num_c):
         low = bare[k]
         num_s = 0
@@ -228,6 +237,14 @@ def ascend(
             flat[k] = flat[k] and (cost[k, f] == low or cost[k, f] == np.inf)
         if low == np.inf:
             return float(np.inf)
+        reached = 0
+        above = 0.0
+        for f in range(num_s):
+            if near[k, f] < np.inf:
+                reached += 1
+                above += near[k, f] - low
+        if reached > steps:
+            least_rise[k] = above / (reached * steps)
     for late in range(2):  # whoever only asks for some facility would take all slack
         num = 0
         for k in range(num_c):
@@ -240,9 +257,10 @@ def ascend(
                 k = listed[n]
                 here = dual[k]
                 top = bare[k]
+                close = here + least_rise[k]
                 for f in range(num_s):
                     z = near[k, f]
-                    z = z if z > here else np.inf
+                    z = z if z > close else np.inf
                     top = z if z < top else top
                 most = np.inf
                 for f in range(num_f):
@@ -433,7 +451,49 @@ def exchange(
     return number, total
 
 
-def locate(
+def approach(
+    opening: Floats,
+    cost: Floats,
+    way: Floats,
+    bare: Floats,
+    forced: Bools,
+    opt_server: Ints,
+    owner: Ints,
+    most: int,
+    steps: float,
+    slack: Floats,
+    dual: Floats,
+    chosen: Ints,
+) -> tuple[float, float, int]:
+    """Return a bound by `ascend` and the cost and number of a `greedy_set`.
+
+    Facilities that the duals pay for make a better start than any others.
+    """
+    num_f = opening.shape[0]
+    fixed = 0.0
+    free = opening.copy()
+    for f in range(num_f):
+        if forced[f]:
+            fixed += opening[f]
+            free[f] = 0.0
+    lower = fixed + ascend(free, cost, bare, opt_server, owner, slack, dual, steps)
+    if lower == np.inf:
+        return np.inf, np.inf, 0
+    paid_for = np.empty(num_f, dtype=np.bool_)
+    for f in range(num_f):
+        paid_for[f] = forced[f] or slack[f] <= EXACT * abs(lower)
+    number, upper = greedy_set(
+        opening, way, bare, forced, paid_for, opt_server, owner, most, chosen
+    )
+    if upper == np.inf:
+        paid_for[:] = True
+        number, upper = greedy_set(
+            opening, way, bare, forced, paid_for, opt_server, owner, most, chosen
+        )
+    return lower, upper, number
+
+
+def search(
     opening: Floats,
     cost: Floats,
     way: Floats,
@@ -446,59 +506,27 @@ def locate(
     chosen: Ints,
     near: Bools,
 ) -> tuple[float, float, int, int]:
-    """Solve one block.
-
-    Parameters
-    ----------
-    opening
-        Cost of each facility, (F,).
-    cost, way
-        Of each client at each facility, (K, F), and transposed; inf: cannot serve.
-    bare
-        Of each client if only the forced facilities serve, (K,); inf: must be served.
-    forced
-        Facilities that are open.
-    opt_server, owner
-        Server and expert of a facility: one copy of an expert on a server.
-    most
-        Largest number of copies of an expert.
-    nodes
-        Sets to look at, at most; then the bound of the ascent is the answer.
-    chosen
-        Filled with the open facilities.
-    near
-        Set for facilities that a choice not much dearer may have.
-
-    Returns
-    -------
-    lower, upper, number, nodes
-        Proven bound, cost of the facilities chosen, how many, and sets looked at.
-    """
+    """Solve one block, of few facilities; see `locate`."""
     num_f = opening.shape[0]
     num_c = bare.shape[0]
-    fixed = 0.0
-    free = opening.copy()
-    for f in range(num_f):
-        if forced[f]:
-            fixed += opening[f]
-            free[f] = 0.0
     slack = np.empty(num_f)
     dual = np.empty(num_c)
-    lower = ascend(free, cost, bare, opt_server, owner, slack, dual) + fixed
+    lower, upper, number = approach(
+        opening,
+        cost,
+        way,
+        bare,
+        forced,
+        opt_server,
+        owner,
+        most,
+        CAREFUL,
+        slack,
+        dual,
+        chosen,
+    )
     if lower == np.inf:
         return np.inf, np.inf, 0, 0
-    # Facilities that the duals pay for make a better start than any others.
-    paid_for = np.empty(num_f, dtype=np.bool_)
-    for f in range(num_f):
-        paid_for[f] = forced[f] or slack[f] <= EXACT * abs(lower)
-    number, upper = greedy_set(
-        opening, way, bare, forced, paid_for, opt_server, owner, most, chosen
-    )
-    if upper == np.inf:
-        paid_for[:] = True
-        number, upper = greedy_set(
-            opening, way, bare, forced, paid_for, opt_server, owner, most, chosen
-        )
     if upper < np.inf and lower < upper - EXACT * abs(upper):
         number, upper = exchange(
             opening,
@@ -554,6 +582,9 @@ def locate(
         if forced[f]:
             stack[base] = f
             base += 1
+    fixed = 0.0
+    for d in range(base):
+        fixed += opening[stack[d]]
     paid[base] = fixed
     value = fixed
     for k in range(num_c):
@@ -619,6 +650,123 @@ def locate(
             at[depth + 1] = n + 1
             depth += 1
     return edge, upper, number, seen
+
+
+def locate(
+    opening: Floats,
+    cost: Floats,
+    way: Floats,
+    bare: Floats,
+    forced: Bools,
+    opt_server: Ints,
+    owner: Ints,
+    most: int,
+    nodes: int,
+    chosen: Ints,
+    near: Bools,
+) -> tuple[float, float, int, int]:
+    """Solve one block.
+
+    With many facilities, those that a quick ascent shows to be in no good set are left
+    out first.
+
+    Parameters
+    ----------
+    opening
+        Cost of each facility, (F,).
+    cost, way
+        Of each client at each facility, (K, F), and transposed; inf: cannot serve.
+    bare
+        Of each client if only the forced facilities serve, (K,); inf: must be served.
+    forced
+        Facilities that are open.
+    opt_server, owner
+        Server and expert of a facility: one copy of an expert on a server.
+    most
+        Largest number of copies of an expert.
+    nodes
+        Sets to look at, at most; then the bound of the ascent is the answer.
+    chosen
+        Filled with the open facilities.
+    near
+        Set for facilities that a choice not much dearer may have.
+
+    Returns
+    -------
+    lower, upper, number, nodes
+        Proven bound, cost of the facilities chosen, how many, and sets looked at.
+    """
+    num_f = opening.shape[0]
+    num_c = bare.shape[0]
+    if num_f < MANY:
+        return search(
+            opening,
+            cost,
+            way,
+            bare,
+            forced,
+            opt_server,
+            owner,
+            most,
+            nodes,
+            chosen,
+            near,
+        )
+    slack = np.empty(num_f)
+    dual = np.empty(num_c)
+    lower, upper, number = approach(
+        opening,
+        cost,
+        way,
+        bare,
+        forced,
+        opt_server,
+        owner,
+        most,
+        QUICK,
+        slack,
+        dual,
+        chosen,
+    )
+    if lower == np.inf:
+        return np.inf, np.inf, 0, 0
+    kept = np.empty(num_f, dtype=np.int64)
+    num = 0
+    for f in range(num_f):
+        if forced[f] or lower + slack[f] <= upper + NEAR * abs(upper):
+            kept[num] = f
+            num += 1
+    kept = kept[:num]
+    less_cost = np.empty((num_c, num))
+    less_way = np.empty((num, num_c))
+    for n in range(num):
+        for k in range(num_c):
+            less_way[n, k] = way[kept[n], k]
+            less_cost[k, n] = way[kept[n], k]
+    picked = np.empty_like(chosen)
+    close = np.zeros(num, dtype=np.bool_)
+    low, high, count, seen = search(
+        opening[kept],
+        less_cost,
+        less_way,
+        bare,
+        forced[kept],
+        opt_server[kept],
+        owner[kept],
+        most,
+        nodes,
+        picked,
+        close,
+    )
+    for n in range(num):
+        near[kept[n]] = close[n]
+    if high <= upper:
+        upper = high
+        number = count
+        for d in range(count):
+            chosen[d] = kept[picked[d]]
+    # Whatever has a facility that was left out costs more than the greedy set.
+    return min(low, upper), upper, number, seen
 
 
 def counts_in(t: Tables, i: int, o: int, r: int) -> bool:
@@ -743,7 +891,10 @@ def price_block(
             num_f += 1
     num_must = y.must_start[block + 1] - y.must_start[block]
     most_c = num_m * ((1 + 2 * num_k) * num_q + num_x + 1) + num_must
-    way = np.empty((num_f, most_c))
+    cost = np.empty((most_c, num_f))
+    server = np.empty(num_f, dtype=np.int64)
+    for f in range(num_f):
+        server[f] = t.server[opt[f]]
     bare = np.empty(most_c)
     who = np.empty(most_c, dtype=np.int64)
     asks = np.empty(most_c, dtype=np.int64)
@@ -758,11 +909,11 @@ def price_block(
                 continue
             for f in range(num_f):
                 if own[f] == a:
-                    x = inner[f, g] + p.net[layer, t.server[opt[f]], q]
+                    x = inner[f, g] + p.net[layer, server[f], q]
                 else:
                     j = y.member[first + own[f]]
                     x = answer_price(t, p, i, j, opt[f], layer, q)
-                way[f, num_c] = mass * folded(t, p, layer, q, x)
+                cost[num_c, f] = mass * folded(t, p, layer, q, x)
             bare[num_c] = mass * folded(t, p, layer, q, np.inf)
             must = must or bare[num_c] == np.inf
             who[num_c] = a
@@ -779,7 +930,7 @@ def price_block(
                 continue
             for f in range(num_f):
                 j = y.member[first + own[f]]
-                way[f, num_c] = sampled_cost(t, p, i, j, opt[f], layer, q, kind, alone)
+                cost[num_c, f] = sampled_cost(t, p, i, j, opt[f], layer, q, kind, alone)
             bare[num_c] = np.inf
             num_c += 1
     nothing = 0.0  # what it costs to have no copy, if that may be
@@ -792,32 +943,30 @@ def price_block(
             if n < 0 and (t.may_miss or num_x > 0 or (must and num_m == 1)):
                 continue
             for f in range(num_f):
-                safe = own[f] == a and (n < 0 or not t.fails[n, t.server[opt[f]]])
-                way[f, num_c] = 0.0 if safe else np.inf
+                safe = own[f] == a and (n < 0 or not t.fails[n, server[f]])
+                cost[num_c, f] = 0.0 if safe else np.inf
             bare[num_c] = np.inf
             num_c += 1
     for n in range(y.must_start[block], y.must_start[block + 1]):
         r = y.must_row[n]
         for f in range(num_f):
             i = y.member[first + own[f]]
-            way[f, num_c] = 0.0 if counts_in(t, i, opt[f], r) else np.inf
+            cost[num_c, f] = 0.0 if counts_in(t, i, opt[f], r) else np.inf
         bare[num_c] = np.inf
         num_c += 1
-    cost = np.empty((num_c, num_f))
-    server = np.empty(num_f, dtype=np.int64)
+    way = np.empty((num_f, num_c))
     for f in range(num_f):
-        server[f] = t.server[opt[f]]
         for k in range(num_c):
-            cost[k, f] = way[f, k]
-            if forced[f] and cost[k, f] < bare[k]:
-                bare[k] = cost[k, f]
+            way[f, k] = cost[k, f]
+            if forced[f] and way[f, k] < bare[k]:
+                bare[k] = way[f, k]
     width = out.option.shape[1]
     chosen = np.empty(max(num_m * width, pinned), dtype=np.int64)
     near = np.zeros(num_f, dtype=np.bool_)
     lower, upper, number, seen = locate(
         opening[:num_f],
-        cost,
-        way[:, :num_c],
+        cost[:num_c],
+        way,
         bare[:num_c],
         forced[:num_f],
         server,
@@ -867,7 +1016,7 @@ def price_block(
         for d in range(number):
             f = chosen[d]
             if own[f] == who[k]:
-                x = inner[f, t.app_of[q]] + p.net[layer, t.server[opt[f]], q]
+                x = inner[f, t.app_of[q]] + p.net[layer, server[f], q]
             else:
                 j = y.member[first + own[f]]
                 x = answer_price(t, p, i, j, opt[f], layer, q)
@@ -939,6 +1088,8 @@ KERNELS = (
     may_join,
     greedy_set,
     exchange,
+    approach,
+    search,
     locate,
     use,
     counts_in,

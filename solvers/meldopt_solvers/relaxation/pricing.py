@@ -306,6 +306,30 @@ class Lagrangian:
         )
 
     # -- values ------------------------------------------------------------------------
+    def dearest(self) -> float:
+        """Return what no plan costs more than: each call by the dearest answer.
+
+        Where rows leave no plan prices grow without end, and so does the bound; one
+        above this proves it. Of sampled tokens nothing is known here: then it is inf.
+        """
+        problem, t = self.problem, self.tables
+        if problem.weight_of("fluid") or problem.weight_of("parallel"):
+            return np.inf
+
+        def top(*values: NDArray[np.float64]) -> float:
+            return sum(float(np.max(one, initial=0.0)) for one in values)
+
+        each = t.objective
+        serial = top(each[t.at[5] : t.at[6]])
+        nat = top(each[t.at[4] : t.at[5]])
+        way = top(self._cross @ each[t.at[2] : t.at[3]])
+        busy = serial + top(each[t.at[0] : t.at[1]]) + t.bottleneck
+        work = top(t.flop) * top(t.s_per_flop) + top(t.size) * top(t.s_per_byte)
+        loss = top(t.loss, t.similar_loss, t.fuse_loss, t.prune_loss)
+        call = serial * top(t.trip, t.transfer) + busy * work + nat * loss
+        call += (t.bytes_out + t.bytes_back) * way
+        return (1.0 + FEASIBILITY) * call * float((t.rate @ t.calls[t.app_of]).sum())
+
     def at(
         self,
         prices: NDArray[np.float64],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from meldopt_solvers.search.descent import mend, prepare_formats
+from meldopt_solvers.search.descent import FLAT, descend, mend, prepare_formats
 from meldopt_solvers.search.kernels import NONE, STEEP, growth
 
 if TYPE_CHECKING:
@@ -41,6 +41,14 @@ def state_prices(state: HomeState, lagrangian: Lagrangian) -> NDArray[np.float64
     for k, r in enumerate(lagrangian.load_rows):
         over = (s.load[r] - s.limit[r]) / s.norm[r]
         unit[num_v + k] = s.scale[r] * growth(steep * over)
+    first = num_v + len(lagrangian.load_rows)
+    for k, r in enumerate(lagrangian.least_rows):
+        short = (t.count_lower[r] - s.tally[r]) / s.count_norm[r]
+        unit[first + k] = s.count_least[r] * growth(steep * short)
+    first += len(lagrangian.least_rows)
+    for k, r in enumerate(lagrangian.most_rows):
+        over = (s.tally[r] - t.count_upper[r]) / s.count_norm[r]
+        unit[first + k] = s.count_most[r] * growth(steep * over)
     prices[: lagrangian.num_rows] = unit * lagrangian.scale
     return prices
 
@@ -55,6 +63,15 @@ def set_prices(
     s.memory_scale[:] = np.maximum(unit[:num_v], state.memory_floor)
     rows = lagrangian.load_rows
     s.scale[rows] = np.maximum(unit[num_v : num_v + len(rows)], state.floor[rows])
+    counted = unit[num_v + len(rows) :]
+    num = len(lagrangian.least_rows)
+    for price, which, value in (
+        (s.count_least, lagrangian.least_rows, counted[:num]),
+        (s.count_most, lagrangian.most_rows, counted[num:]),
+    ):
+        price[which] = np.where(
+            price[which] > 0.0, np.maximum(value, state.count_floor[which]), 0.0
+        )
 
 
 def copies_of(lagrangian: Lagrangian, point: Point) -> NDArray[np.int64]:
@@ -98,16 +115,12 @@ def settle_point(
     state.reset_prices()
     set_prices(state, lagrangian, point.prices)
     prepare_formats(state)
-    state.s.knob[STEEP] = steep * top
+    flat = max(steep * top, min(FLAT, top))
+    state.s.knob[STEEP] = flat
     try:
         state.set_copies(copies_of(lagrangian, point))
         state.settle(state.order(rng))
-        for number in range(SWEEPS):
-            if spent():
-                break
-            state.sweep(state.order(rng))
-            if number > 1:
-                state.update_prices(0.25, 0.5)
     finally:
         state.s.knob[STEEP] = top
+    descend(state, rng, passes=SWEEPS, spent=spent, flat=flat)
     return mend(state, rng, rounds=8, spent=spent)

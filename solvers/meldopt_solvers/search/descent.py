@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 FLAT = 4.0
 """Steepness of the first pass."""
 
+FAR = 0.02
+"""Relative excess of a load from which copies move, and not only shares."""
+
+PRESS = 4.0
+"""Factor of the price of a byte beyond the room of a place that stays too full."""
+
+MOVES = 4
+"""Times that they may, before shares are decided again."""
+
 FORMAT_EVERY = 3
 """Passes between two decisions on the formats of uniform groups."""
 
@@ -95,8 +104,9 @@ def descend(
     passes: int,
     spent: Callable[[], bool],
     flat: float = FLAT,
+    experts: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Run the soft passes, from flat to steep, on all experts.
+    """Run the soft passes, from flat to steep.
 
     Parameters
     ----------
@@ -110,18 +120,22 @@ def descend(
         Asked after each pass whether to end.
     flat
         Steepness of the first pass.
+    experts
+        Those that take part, (N,); all when None.
     """
     s = state.s
     top = state.steepest
     flat = min(flat, top)
-    over = s.memory_over.copy()
+    over, count = s.memory_over.copy(), s.count_price[state.shared]
     s.memory_over[:] = 0.0
+    s.count_price[state.shared] = 0.0
     prepare_formats(state)
     try:
         for number in range(passes):
             part = number / max(passes - 1, 1)
             s.knob[STEEP] = flat * (top / flat) ** part
-            state.sweep(state.order(rng))
+            order = state.order(rng)
+            state.sweep(order if experts is None else order[experts[order]])
             state.update_prices()
             if len(s.group_format) and number % FORMAT_EVERY == 1:
                 settle_formats(state, rng)
@@ -129,6 +143,7 @@ def descend(
                 break
     finally:
         s.memory_over[:] = over
+        s.count_price[state.shared] = count
         s.knob[STEEP] = top
 
 
@@ -149,6 +164,18 @@ def mend(
     for number in range(rounds):
         load, memory, wrong = state.excess()
         if memory > 0.5 * FEASIBILITY or wrong or number % 4 == 3:
+            order = state.order(rng)
+            if number and memory > 0.5 * FEASIBILITY:
+                # A place may be over by a small part of a copy of great worth.
+                crowded = state.crowded()
+                state.s.memory_over[crowded] *= PRESS
+                if load <= 0.5 * FEASIBILITY and not wrong:
+                    order = order[state.holds(crowded)[order]]
+            state.sweep(order)
+            state.update_prices()
+        for _ in range(MOVES):
+            if state.excess()[0] <= FAR:
+                break
             state.sweep(state.order(rng))
             state.update_prices()
         for _ in range(4):

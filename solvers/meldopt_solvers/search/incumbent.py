@@ -35,6 +35,10 @@ LP_WORK = 1e-4
 WORTH_AN_LP = 0.5
 """Relative excess of a row up to which the LP of the shares may still mend it."""
 
+LP_GAIN = 1e-5
+"""Part of the objective that the LP must promise to gain where the shares of a state
+keep all rows already."""
+
 
 class Incumbent:
     """Keeps the best plan, and asks the stop criterion.
@@ -131,7 +135,19 @@ class Incumbent:
         if load <= FEASIBILITY and (sampled or state.objective() < self.objective):
             self.offer(state.plan())
         if load < WORTH_AN_LP and lp_size(state) <= lp_shares:
-            self.offer_shares(state.copies())
+            known = sampled or load > FEASIBILITY or state.tables.bottleneck
+            if known or self._promises(state):
+                self.offer_shares(state.copies())
+
+    def _promises(self, state: HomeState) -> bool:
+        """Say whether other shares of the same copies may be worth an LP.
+
+        Shares that cost least at prices of the rows cannot gain more than what these
+        charge for the room that is left (weak duality); twice that, as prices moved a
+        little since the shares were decided.
+        """
+        value, gain = state.objective(), 2.0 * state.idle()
+        return gain > LP_GAIN * abs(value) and value - gain < self.objective
 
     def tell(self) -> None:
         """Report progress."""

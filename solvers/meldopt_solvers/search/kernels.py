@@ -127,6 +127,9 @@ class State(NamedTuple):
     memory_scale: Floats  # (V,) price of a byte at the capacity
     memory_over: Floats  # (V,) price of a byte beyond it
     count_price: Floats  # (R,) price of one copy too many or too few
+    count_most: Floats  # (R,) price of a copy at the upper limit; 0: none
+    count_least: Floats  # (R,) what a copy at the lower limit is paid; 0: nothing
+    count_norm: Floats  # (R,) copies that an excess is measured by
     group_format: Ints  # (U,) format of each uniform group; -1: any
     knob: Floats  # steepness, worth of shares, copies beyond need, work done
     # scratch
@@ -137,10 +140,10 @@ class State(NamedTuple):
     omega: Floats  # (V,)
     drop: Floats  # (M, Q)
     rest: Floats  # (Q,)
-    cost: Floats  # (O, Q)
+    cost: Floats  # (O, Q+) demands for the expert, then for those that ask it
     held: Floats  # (O,)
-    least: Floats  # (Q,)
-    bare: Floats  # (Q,)
+    least: Floats  # (Q+,)
+    bare: Floats  # (Q+,)
     mass: Floats  # (Q,)
     pick: Ints  # (C+1,)
     fit: Bools  # (S,)
@@ -241,12 +244,20 @@ def work_of(t: Tables, i: int, v: int, b: int) -> float:
     return float(t.flop[i] * t.s_per_flop[v, b] + t.size[i, b] * t.s_per_byte[v])
 
 
-def expert_costs(t: Tables, s: State, i: int, layer: int) -> None:
+def num_clients(t: Tables, i: int) -> int:
+    """Count the demands that copies of an expert may answer: its own, then others'."""
+    asking = t.asked_start[i + 1] - t.asked_start[i]
+    return int(t.rate.shape[0] * (1 + asking))
+
+
+def expert_costs(t: Tables, s: State, i: int, layer: int) -> int:
     """Fill ``cost`` (of all calls, by option and demand), ``bare`` and ``held``.
 
     The least price of a call becomes a cost by pruning what is dearer to serve than
     to drop, segment by segment; that is increasing, so the least option stays least.
+    Return how many options the expert has. It must not be live.
     """
+    num_open = 0
     num_q = t.rate.shape[0]
     num_m = t.prune_width.shape[1]
     worth = s.knob[WORTH]
@@ -264,6 +275,7 @@ def expert_costs(t: Tables, s: State, i: int, layer: int) -> None:
         if not t.usable[i, o] or (only >= 0 and b != only):
             s.held[o] = np.inf
             continue
+        num_open += 1
         size = t.size[i, b]
         s.held[o] = memory_cost(t, s, v, size)
         work = work_of(t, i, v, b)
@@ -286,6 +298,52 @@ def expert_costs(t: Tables, s: State, i: int, layer: int) -> None:
         for m in range(num_m):
             y += t.prune_width[layer, m, q] * min(x, s.drop[m, q])
         s.bare[q] = y * s.mass[q]
+    asker_costs(t, s, i, layer, worth)
+    return num_open
+
+
+def asker_costs(t: Tables, s: State, i: int, layer: int, worth: float) -> None:
+    """Fill ``cost`` and ``bare`` of the calls of others that an expert may answer.
+
+    They stay with what answers them now unless a copy at their home is cheaper.
+    """
+    num_q = t.rate.shape[0]
+    for k in range(t.asked_start[i], t.asked_start[i + 1]):
+        j = t.asked_by[k]
+        first = (k - t.asked_start[i] + 1) * num_q
+        pair = t.similar_start[j]
+        while t.similar_to[pair] != i:
+            pair += 1
+        for q in range(num_q):
+            s.bare[first + q] = 0.0
+            mass = worth * t.rate[q] * t.calls[t.app_of[q], j]
+            if not s.live[j]:
+                mass = 0.0
+            home = NONE  # where a copy would have to be
+            now = t.never
+            if mass > 0.0:
+                home = t.source[layer, q]
+                now = min(now, answer(t, s, j, layer, q)[0])
+                s.bare[first + q] = mass * kept_cost(t, s, layer, q, now)
+            for o in range(t.place.shape[0]):
+                s.cost[o, first + q] = np.inf
+                if t.server[o] != home or s.held[o] == np.inf:
+                    continue
+                v = t.place[o]
+                b = t.format[o]
+                x = (s.serial[q] + s.omega[v]) * work_of(t, i, v, b) + s.nat[q] * (
+                    t.similar_loss[t.app_of[q], pair] + t.loss[t.app_of[q], i, b]
+                )
+                if x < now:
+                    s.cost[o, first + q] = mass * kept_cost(t, s, layer, q, x)
+
+
+def kept_cost(t: Tables, s: State, layer: int, q: int, x: float) -> float:
+    """Cost of a call at a price, with what is dearer to answer than to drop pruned."""
+    y = s.rest[q] * x
+    for m in range(t.prune_width.shape[1]):
+        y += t.prune_width[layer, m, q] * min(x, s.drop[m, q])
+    return float(y)
 
 
 def memory_cost(t: Tables, s: State, v: int, size: float) -> float:
@@ -328,15 +386,40 @@ def substitute(
 
 def count_cost(t: Tables, s: State, i: int, o: int) -> float:
     """Price of one more copy in the count rows: too many cost, too few pay."""
+    steep = s.knob[STEEP]
     price = 0.0
     for n in range(t.count_start[i], t.count_start[i + 1]):
         r = t.count_row[n]
         if t.count_option[r, o]:
+            if s.count_most[r] > 0.0:
+                x = (s.tally[r] + 0.5 - t.count_upper[r]) / s.count_norm[r]
+                price += s.count_most[r] * growth(steep * x)
+            if s.count_least[r] > 0.0:
+                x = (t.count_lower[r] - 0.5 - s.tally[r]) / s.count_norm[r]
+                price -= s.count_least[r] * growth(steep * x)
             if s.tally[r] >= t.count_upper[r]:
                 price += s.count_price[r]
             elif s.tally[r] < t.count_lower[r]:
                 price -= s.count_price[r]
-    return price
+    return float(price)
+
+
+def count_short(t: Tables, s: State, i: int, o: int) -> bool:
+    """Say whether a count row asks for a copy like this."""
+    for n in range(t.count_start[i], t.count_start[i + 1]):
+        r = t.count_row[n]
+        if t.count_option[r, o] and s.tally[r] < t.count_lower[r]:
+            return True
+    return False
+
+
+def count_full(t: Tables, s: State, i: int, o: int) -> bool:
+    """Say whether one more copy would exceed a count row."""
+    for n in range(t.count_start[i], t.count_start[i + 1]):
+        r = t.count_row[n]
+        if t.count_option[r, o] and s.tally[r] >= t.count_upper[r]:
+            return True
+    return False
 
 
 def count_add(t: Tables, s: State, i: int, o: int, sign: int) -> None:
@@ -373,10 +456,10 @@ def servers_fit(t: Tables, s: State, n: int, without: int) -> bool:
     return complete
 
 
-def set_least(t: Tables, s: State, n: int, without: int) -> float:
+def set_least(t: Tables, s: State, i: int, n: int, without: int) -> float:
     """Fill ``least``, what each demand costs with the picked copies; return the sum."""
     total = 0.0
-    for q in range(t.rate.shape[0]):
+    for q in range(num_clients(t, i)):
         x = s.bare[q]
         for k in range(n):
             if k != without:
@@ -390,7 +473,7 @@ def best_addition(t: Tables, s: State, i: int, counted: bool) -> tuple[int, floa
     """Return the option on a fitting server with the largest gain, and the gain."""
     best = NONE
     most = -np.inf
-    num_q = t.rate.shape[0]
+    num_q = num_clients(t, i)
     for o in range(t.place.shape[0]):
         if s.held[o] == np.inf or not s.fit[t.server[o]]:
             continue
@@ -420,7 +503,7 @@ def choose(t: Tables, s: State, i: int) -> int:
             count_add(t, s, i, s.pick[n], IN)
             n += 1
     pins = n
-    set_least(t, s, n, NONE)
+    set_least(t, s, i, n, NONE)
     while n < most:
         complete = servers_fit(t, s, n, NONE)
         needed = not t.may_miss and n == 0
@@ -446,7 +529,7 @@ def choose(t: Tables, s: State, i: int) -> int:
             if s.knob[EXTRA] <= 0.0:
                 # Only what is needed: by a demand without an answer, or by a count.
                 unanswered = n == 0 and gain > 0.0
-                if counted and gain > 0.0 and count_cost(t, s, i, o) < 0.0:
+                if counted and gain > 0.0 and count_short(t, s, i, o):
                     unanswered = True
                 for q in range(t.rate.shape[0]):
                     lost = 0.4 * t.never * s.rest[q] * s.mass[q]
@@ -457,7 +540,7 @@ def choose(t: Tables, s: State, i: int) -> int:
         s.pick[n] = o
         count_add(t, s, i, o, IN)
         n += 1
-        for q in range(t.rate.shape[0]):
+        for q in range(num_clients(t, i)):
             s.least[q] = min(s.least[q], s.cost[o, q])
     rounds = 0
     changed = True
@@ -466,8 +549,8 @@ def choose(t: Tables, s: State, i: int) -> int:
         rounds += 1
         k = pins
         while k < n:
-            with_it = set_least(t, s, n, NONE)
-            without = set_least(t, s, n, k)
+            with_it = set_least(t, s, i, n, NONE)
+            without = set_least(t, s, i, n, k)
             o = s.pick[k]
             count_add(t, s, i, o, OUT)
             extra = count_cost(t, s, i, o) if counted else 0.0
@@ -494,7 +577,7 @@ def choose(t: Tables, s: State, i: int) -> int:
 
 def set_value(t: Tables, s: State, i: int, n: int) -> float:
     """Cost of the picked copies at the prices of now; inf if one is not usable."""
-    total = set_least(t, s, n, NONE)
+    total = set_least(t, s, i, n, NONE)
     counted = t.count_start[i + 1] > t.count_start[i]
     for k in range(n):
         total += s.held[s.pick[k]]
@@ -507,34 +590,39 @@ def set_value(t: Tables, s: State, i: int, n: int) -> float:
     return total
 
 
+def answer(t: Tables, s: State, i: int, layer: int, q: int) -> tuple[float, int, int]:
+    """Find the cheapest answer of a demand: price, option and who answers instead."""
+    best = np.inf
+    option = NONE
+    expert = NONE
+    for k in range(s.copies[i]):
+        o = s.option[i, k]
+        if not t.reach[layer, t.server[o], q]:
+            continue
+        v = t.place[o]
+        b = t.format[o]
+        x = (
+            s.net[t.server[o], q]
+            + (s.serial[q] + s.omega[v]) * work_of(t, i, v, b)
+            + s.nat[q] * t.loss[t.app_of[q], i, b]
+        )
+        if x < best:
+            best = x
+            option = o
+    if t.similar_start[i + 1] > t.similar_start[i]:
+        x, j, o = substitute(t, s, i, layer, q)
+        if j >= 0 and x < best:
+            best = x
+            option = o
+            expert = j
+    return best, option, expert
+
+
 def assign(t: Tables, s: State, i: int, layer: int) -> None:
     """Give every demand its cheapest answer at the prices of ``layer_prices``."""
     num = s.fit.shape[0]
     for q in range(t.rate.shape[0]):
-        g = t.app_of[q]
-        best = np.inf
-        option = NONE
-        expert = NONE
-        for k in range(s.copies[i]):
-            o = s.option[i, k]
-            if not t.reach[layer, t.server[o], q]:
-                continue
-            v = t.place[o]
-            b = t.format[o]
-            x = (
-                s.net[t.server[o], q]
-                + (s.serial[q] + s.omega[v]) * work_of(t, i, v, b)
-                + s.nat[q] * t.loss[g, i, b]
-            )
-            if x < best:
-                best = x
-                option = o
-        if t.similar_start[i + 1] > t.similar_start[i]:
-            x, j, o = substitute(t, s, i, layer, q)
-            if j >= 0 and x < best:
-                best = x
-                option = o
-                expert = j
+        best, option, expert = answer(t, s, i, layer, q)
         s.choice[i, q] = option
         s.answer[i, q] = expert
         bits = 0
@@ -659,7 +747,7 @@ def respond(t: Tables, s: State, i: int) -> None:
     layer = t.layer_of[i]
     was = s.live[i]
     remove(t, s, i)
-    expert_costs(t, s, i, layer)
+    num_open = expert_costs(t, s, i, layer)
     n = choose(t, s, i)
     if was and s.copies[i] > 0:
         # Keep what is as good: copies that move for nothing disturb the others.
@@ -679,7 +767,7 @@ def respond(t: Tables, s: State, i: int) -> None:
                 for k in range(n):
                     s.pick[k] = kept[k]
     insert(t, s, i, n)
-    s.knob[WORK] += (n + 4.0) * t.place.shape[0] * t.rate.shape[0]
+    s.knob[WORK] += (n + 4.0) * num_open * num_clients(t, i)
 
 
 def sweep(t: Tables, s: State, order: Ints, every: int) -> None:
@@ -714,12 +802,20 @@ def settle(t: Tables, s: State, order: Ints, every: int) -> None:
         s.knob[WORK] += s.copies[i] * t.rate.shape[0]
 
 
-def place_all(t: Tables, s: State, order: Ints, target: Ints, num: Ints) -> None:
+def place_all(
+    t: Tables, s: State, order: Ints, target: Ints, num: Ints, every: int
+) -> None:
     """Set the copies of experts as given, one row of options each."""
+    last = NONE
+    since = 0
     for k in range(order.shape[0]):
         i = order[k]
         remove(t, s, i)
-        layer_prices(t, s, t.layer_of[i])
+        if t.layer_of[i] != last or since >= every:
+            last = t.layer_of[i]
+            since = 0
+            layer_prices(t, s, last)
+        since += 1
         for n in range(num[k]):
             s.pick[n] = target[k, n]
         insert(t, s, i, num[k])
@@ -736,7 +832,9 @@ def upgrade(t: Tables, s: State, i: int) -> tuple[float, int, int]:
         Gain per byte (0: none), which copy is replaced (the number of copies: one is
         added), and the option.
     """
+    s.live[i] = False  # what its copies answer for others is theirs to lose
     expert_costs(t, s, i, t.layer_of[i])
+    s.live[i] = True
     n = s.copies[i]
     most = s.pick.shape[0] - 1
     for k in range(n):
@@ -744,8 +842,8 @@ def upgrade(t: Tables, s: State, i: int) -> tuple[float, int, int]:
     best = 0.0
     which = NONE
     option = NONE
-    num_q = t.rate.shape[0]
-    total = set_least(t, s, n, NONE)
+    num_q = num_clients(t, i)
+    total = set_least(t, s, i, n, NONE)
     pins = t.pin_start[i + 1] - t.pin_start[i]
     counted = t.count_start[i + 1] > t.count_start[i]
     s.knob[WORK] += (n + 3.0) * t.place.shape[0] * num_q
@@ -753,19 +851,21 @@ def upgrade(t: Tables, s: State, i: int) -> tuple[float, int, int]:
         if k == n and (n >= most or s.knob[EXTRA] <= 0.0):
             continue
         freed = 0.0
+        paid = 0.0
         here = NONE
         if k < n:
             freed = t.size[i, t.format[s.pick[k]]]
             here = t.place[s.pick[k]]
             if counted:
                 count_add(t, s, i, s.pick[k], OUT)
+                paid = count_cost(t, s, i, s.pick[k])
         servers_fit(t, s, n, k)
         if k == n:
             for c in range(s.fit.shape[0]):
                 s.fit[c] = True
             for j in range(n):
                 s.fit[t.server[s.pick[j]]] = False
-        set_least(t, s, n, k)
+        set_least(t, s, i, n, k)
         for o in range(t.place.shape[0]):
             if s.held[o] == np.inf or not s.fit[t.server[o]]:
                 continue
@@ -775,9 +875,11 @@ def upgrade(t: Tables, s: State, i: int) -> tuple[float, int, int]:
                 continue
             if s.used[v] + size - (freed if here == v else 0.0) > t.room[v]:
                 continue
-            if counted and count_cost(t, s, i, o) > 0.0:
-                continue
             gain = total
+            if counted:
+                if count_full(t, s, i, o):
+                    continue
+                gain += paid - count_cost(t, s, i, o)
             for q in range(num_q):
                 gain -= min(s.least[q], s.cost[o, q])
             if gain <= LEAST_GAIN * abs(total):
@@ -897,6 +999,13 @@ def potential(t: Tables, s: State) -> float:
             max(0, s.tally[r] - t.count_upper[r])
             + max(0, t.count_lower[r] - s.tally[r])
         )
+        per = s.count_norm[r] / steep
+        if s.count_most[r] > 0.0:
+            x = (s.tally[r] - t.count_upper[r]) / per
+            total += s.count_most[r] * per * area(x)
+        if s.count_least[r] > 0.0:
+            x = (t.count_lower[r] - s.tally[r]) / per
+            total += s.count_least[r] * per * area(x)
     return total
 
 
@@ -916,8 +1025,14 @@ KERNELS = (
     work_of,
     memory_cost,
     substitute,
+    num_clients,
+    kept_cost,
+    answer,
+    asker_costs,
     expert_costs,
     count_cost,
+    count_short,
+    count_full,
     count_add,
     servers_fit,
     set_least,

@@ -15,7 +15,7 @@ from meldopt_solvers.relaxation.primal import state_prices
 from .feasible import UntilFeasible, find_plan
 from .frame import Run, SearchSolver
 from .lns_search import Lns, LnsParams
-from .local import LocalParams
+from .local import HomeSearch, LocalParams
 from .roam import solve_roam
 from .sampled import improve_sampled, is_sampled
 from .submodel import surrogate
@@ -125,6 +125,13 @@ class _Share:
         return (self.best.part() or 0.0) >= self.until
 
 
+class _Start(HomeSearch):
+    """A first plan whose passes are no iterations: those are sub-problems."""
+
+    def spent(self) -> bool:
+        return self.over()
+
+
 class LnsSolver(SearchSolver[LnsParams]):
     """Large-neighbourhood search whose sub-problems HiGHS solves.
 
@@ -161,10 +168,11 @@ class LnsSolver(SearchSolver[LnsParams]):
             def left() -> float:
                 return seconds - (perf_counter() - run.started)
 
-        search = UntilFeasible(problem, LocalParams(), best, rng)
+        # With the first plan that keeps all rows, prices would not know the rows yet.
+        search = _Start(problem, LocalParams(), best, rng)
         search.start(best.plan if math.isfinite(best.objective) else None)
-        if not find_plan(problem, best, rng, left=left) and not search.over():
-            search.improve()
+        if not find_plan(problem, best, rng, left=left) and not best.spent():
+            UntilFeasible(problem, LocalParams(), best, rng, search.state).improve()
         if best.plan is None:
             best.offer(search.state.plan())
         best.work += search.state.work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,21 @@ from meldopt.tolerance import FEASIBILITY
 from . import kernels
 from .compiled import compiled, plain
 from .kernels import IN, NONE, STEEP, WORK, State
-from .tables import build_tables, serial_weight
+from .tables import NO_LIMIT, build_tables, serial_weight
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from meldopt.problem import Problem
 
 SMALL = 8_000
 """Options x demands x experts up to which nothing is compiled."""
+
+OFTEN, SELDOM = 4, 4000
+"""Prices follow the loads after so many experts; after more where each one is one of
+many: this part of all."""
 
 LOWEST = 1e-5
 """Least price of a row, as a part of objective / limit: it must be able to return."""
@@ -81,6 +88,11 @@ def _typical(problem: Problem) -> dict[str, float]:
     }
 
 
+def steepness(experts: int, servers: int) -> float:
+    """Return how steep prices may be: one expert should not move one by half."""
+    return float(np.clip(0.25 * experts / max(servers, 1), 6.0, 200.0))
+
+
 class HomeState:
     """The state of a search on a problem with the `home` dataflow.
 
@@ -117,7 +129,13 @@ class HomeState:
         self.packed, self.live = self.run.pack(t), self.run.pack(self.s)
         self.floor = np.where(np.isfinite(self.limit), LOWEST * self.value / norm, 0.0)
         self.memory_floor = LOWEST * self.value / t.memory_norm
+        self.count_floor = LOWEST * self.value / self.s.count_norm
+        # Where experts share the copies of a row, those are worth a price to each;
+        # of its own rows an expert only keeps or breaks the limit.
+        shared = [len(np.unique(row.experts)) > 1 for row in problem.count_rows]
+        self.shared = np.array(shared, dtype=np.bool_)
         self.steepest = float(self.s.knob[STEEP])
+        self.every = max(OFTEN, problem.num_experts // SELDOM)
         self.margin = np.zeros(len(self.limit))
         self.layers = [
             np.arange(*problem.layer_start[layer : layer + 2], dtype=np.int64)
@@ -158,9 +176,10 @@ class HomeState:
         most = min(num_s, problem.max_copies or num_s)
         table = (num, num_q)
         groups = int(t.group_of.max(initial=-1)) + 1
-        # One expert should not move a price by more than about half.
-        steep = float(np.clip(0.25 * num / max(num_s, 1), 6.0, 200.0))
+        steep = steepness(num, num_s)
         segments = t.prune_width.shape[1]
+        asking = int(np.diff(t.asked_start).max(initial=0))
+        clients = num_q * (1 + asking)
         return State(
             option=np.full((num, most), NONE, dtype=np.int64),
             copies=np.zeros(num, dtype=np.int64),
@@ -179,6 +198,12 @@ class HomeState:
             memory_scale=np.zeros(problem.num_places),
             memory_over=np.zeros(problem.num_places),
             count_price=np.zeros(len(t.count_lower)),
+            count_most=np.zeros(len(t.count_lower)),
+            count_least=np.zeros(len(t.count_lower)),
+            count_norm=np.maximum(
+                np.where(t.count_upper < NO_LIMIT, t.count_upper, t.count_lower),
+                2.0 * steep,
+            ),
             group_format=np.full(groups, NONE, dtype=np.int64),
             knob=np.array([steep, 1.0, 1.0, 0.0]),
             route=np.zeros((num_s, num_s)),
@@ -188,10 +213,10 @@ class HomeState:
             omega=np.zeros(problem.num_places),
             drop=np.zeros((segments, num_q)),
             rest=np.ones(num_q),
-            cost=np.zeros((num_o, num_q)),
+            cost=np.zeros((num_o, clients)),
             held=np.zeros(num_o),
-            least=np.zeros(num_q),
-            bare=np.zeros(num_q),
+            least=np.zeros(clients),
+            bare=np.zeros(clients),
             mass=np.zeros(num_q),
             pick=np.zeros(most + 1, dtype=np.int64),
             fit=np.zeros(num_s, dtype=np.bool_),
@@ -206,7 +231,42 @@ class HomeState:
         room = float(np.maximum(t.room, 0.0).sum()) or 1.0
         s.memory_scale[:] = 0.1 * self.value / room
         s.memory_over[:] = 10.0 * self.value / room * max(len(t.room), 1)
-        s.count_price[:] = self.value / max(self.problem.num_experts, 1)
+        # Its own rows an expert can keep whatever the others do.
+        num = np.where(self.shared, max(self.problem.num_experts, 1), 1)
+        s.count_price[:] = self.value / num
+        start = np.where(self.shared, 100 * self.count_floor, 0.0)
+        s.count_most[:] = np.where(t.count_upper < NO_LIMIT, start, 0.0)
+        s.count_least[:] = np.where(t.count_lower > 0, start, 0.0)
+
+    def focus(self, options: NDArray[np.bool_] | None) -> None:
+        """Let experts choose among some options only, (N, O); all again when None."""
+        t = self.tables
+        if options is not None:
+            t = t._replace(usable=t.usable & options)
+        self.packed = self.run.pack(t)
+
+    @contextmanager
+    def part(self, share: float) -> Iterator[None]:
+        """Give the rows this share of their limits, for so many of the experts.
+
+        Prices and what they are per unit of load stay comparable. The state must be
+        empty; it is emptied at the end.
+        """
+        s, t = self.s, self.tables
+        scaled = (self.limit, s.limit, s.norm, t.room, t.memory_norm)
+        kept = [array.copy() for array in scaled]
+        top = self.steepest
+        for array in scaled:
+            array *= share
+        self.steepest = steepness(round(share * len(s.copies)), len(s.fit))
+        try:
+            yield
+        finally:
+            self.clear(np.flatnonzero(s.live))
+            for array, was in zip(scaled, kept, strict=True):
+                array[:] = was
+            self.steepest = s.knob[STEEP] = top
+            self.recount()
 
     # -- moves -------------------------------------------------------------------------
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -217,13 +277,13 @@ class HomeState:
         ]
         return np.concatenate(parts)
 
-    def sweep(self, order: NDArray[np.int64], every: int = 4) -> None:
+    def sweep(self, order: NDArray[np.int64], every: int | None = None) -> None:
         """Let experts respond to the prices, one after the other."""
-        self.run.sweep(self.packed, self.live, order, every)
+        self.run.sweep(self.packed, self.live, order, every or self.every)
 
-    def settle(self, order: NDArray[np.int64], every: int = 4) -> None:
+    def settle(self, order: NDArray[np.int64], every: int | None = None) -> None:
         """Re-decide shares, pruning and fusion of experts; copies stay."""
-        self.run.settle(self.packed, self.live, order, every)
+        self.run.settle(self.packed, self.live, order, every or self.every)
 
     def upgrade_level(
         self,
@@ -258,7 +318,7 @@ class HomeState:
             target[i, : len(row)] = row
         num = np.array([len(row) for row in lists], dtype=np.int64)
         order = np.arange(len(lists), dtype=np.int64)
-        self.run.place_all(self.packed, self.live, order, target, num)
+        self.run.place_all(self.packed, self.live, order, target, num, self.every)
 
     def update_prices(
         self, rate: float = 0.5, most: float = 1.5, *, memory: bool = True
@@ -283,6 +343,13 @@ class HomeState:
         s.memory_over[bad] *= 1.5
         wrong = (s.tally > t.count_upper) | (s.tally < t.count_lower)
         s.count_price[wrong] *= 1.5
+        for price, excess in (
+            (s.count_most, (s.tally - t.count_upper) / s.count_norm),
+            (s.count_least, (t.count_lower - s.tally) / s.count_norm),
+        ):
+            on, floor = price > 0.0, self.count_floor
+            step = np.clip(rate * steep * excess, -most, most)
+            price[on] = np.clip(price * np.exp(step), floor, 1e7 * floor)[on]
 
     def raise_margins(self) -> None:
         """Aim lower at rows that are still exceeded, by at most a hundredth."""
@@ -320,6 +387,15 @@ class HomeState:
             total += t.bottleneck * float(cells.max(axis=1).sum())
         return total
 
+    def idle(self) -> float:
+        """Return what the rows charge for the room that is left in them."""
+        s = self.s
+        rows = np.isfinite(self.limit)
+        room = (s.limit[rows] - s.load[rows]) / s.norm[rows]
+        growth = np.exp(-s.knob[STEEP] * np.maximum(room, 0.0))
+        left = np.maximum(self.limit[rows] - s.load[rows], 0.0)
+        return float((s.scale[rows] * growth * left).sum())
+
     def excess(self) -> tuple[float, float, int]:
         """Return the largest relative excess of loads and of memory; wrong counts."""
         s, t = self.s, self.tables
@@ -334,6 +410,20 @@ class HomeState:
             float(memory.max(initial=-1.0)),
             int(wrong.sum()),
         )
+
+    def crowded(self) -> NDArray[np.bool_]:
+        """Say which places hold more than there is room for, (V,)."""
+        t = self.tables
+        return self.s.used - t.room > 0.5 * FEASIBILITY * t.memory_norm
+
+    def holds(self, places: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Say which experts have a copy at one of some places, (N,)."""
+        s = self.s
+        held = np.arange(s.option.shape[1]) < s.copies[:, None]
+        found: NDArray[np.bool_] = (held & places[self.tables.place[s.option]]).any(
+            axis=1
+        )
+        return found
 
     def potential(self) -> float:
         """Objective plus what rows charge at the prices of now."""
