@@ -419,10 +419,9 @@ class HomeState:
     def holds(self, places: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Say which experts have a copy at one of some places, (N,)."""
         s = self.s
-        held = np.arange(s.option.shape[1]) < s.copies[:, None]
-        found: NDArray[np.bool_] = (held & places[self.tables.place[s.option]]).any(
-            axis=1
-        )
+        i, k = np.nonzero(np.arange(s.option.shape[1]) < s.copies[:, None])
+        found = np.zeros(len(s.copies), dtype=np.bool_)
+        found[i[places[self.tables.place[s.option[i, k]]]]] = True
         return found
 
     def potential(self) -> float:
