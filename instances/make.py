@@ -36,7 +36,7 @@ from meldopt import (
 )
 from meldopt.errors import MeldoptError
 from meldopt.files import FORMAT_VERSION, write_bytes
-from meldopt.gap import is_closed
+from meldopt.gap import is_closed, relative_gap
 from meldopt.generate import families, generate, generate_with_plan
 from meldopt.instance import Instance, RecipeFile, RecipeSpec
 from meldopt.library import BestEntry, read_index, write_index
@@ -275,17 +275,19 @@ def solve_all(
     time_limit: float,
     seed: int,
     open_only: bool,
+    gap: float | None,
 ) -> None:
     """Run solvers, each from the best plan known; keep the best plan and bound of any.
 
     A solver that cannot honour an instance, finds nothing or fails is skipped with a
-    line.
+    line; so are, with ``open_only``, instances whose gap is closed, or no more than
+    ``gap``, at which solvers end.
     """
     for name in names:
         problem = build_problem(read_instance(path_of(name)))
         for solver in solvers:
             known = read_index(FOLDER)[name].best
-            if open_only and known is not None and closed(known):
+            if open_only and known is not None and closed(known, gap):
                 break
             start = read_plan(plan_of(name), problem) if known is not None else None
             try:
@@ -293,6 +295,7 @@ def solve_all(
                     problem,
                     solver,
                     time_limit=time_limit,
+                    gap=gap,
                     seed=seed,
                     start=start,
                 )
@@ -314,9 +317,11 @@ def solve_all(
             )
 
 
-def closed(known: BestEntry) -> bool:
-    """Say whether nothing is left between a best plan and its bound."""
-    return is_closed(known.objective, known.bound)
+def closed(known: BestEntry, gap: float | None) -> bool:
+    """Say whether nothing, or no more than a gap, is left between plan and bound."""
+    left = relative_gap(known.objective, known.bound)
+    near = gap is not None and left is not None and left <= gap
+    return near or is_closed(known.objective, known.bound)
 
 
 def matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -346,8 +351,9 @@ def main() -> None:
     solved.add_argument("-t", "--time-limit", type=float, default=60.0)
     solved.add_argument("--seed", type=int, default=0)
     solved.add_argument(
-        "--open", action="store_true", help="skip what is proved optimal"
+        "--open", action="store_true", help="skip what is proved, within --gap"
     )
+    solved.add_argument("--gap", type=float, help="relative, at which solvers end")
     better = commands.add_parser("best")
     better.add_argument("name")
     better.add_argument("plan", type=Path)
@@ -367,6 +373,7 @@ def main() -> None:
             time_limit=given.time_limit,
             seed=given.seed,
             open_only=given.open,
+            gap=given.gap,
         )
     elif given.command == "best":
         best(given.name, given.plan, given.time_limit)

@@ -164,14 +164,9 @@ def mend(
     for number in range(rounds):
         load, memory, wrong = state.excess()
         if memory > 0.5 * FEASIBILITY or wrong or number % 4 == 3:
-            order = state.order(rng)
-            if number and memory > 0.5 * FEASIBILITY:
-                # A place may be over by a small part of a copy of great worth.
-                crowded = state.crowded()
-                state.s.memory_over[crowded] *= PRESS
-                if load <= 0.5 * FEASIBILITY and not wrong:
-                    order = order[state.holds(crowded)[order]]
-            state.sweep(order)
+            if number:  # a place may be over by a small part of a copy of great worth
+                state.s.memory_over[state.crowded()] *= PRESS
+            state.sweep(state.order(rng))
             state.update_prices()
         for _ in range(MOVES):
             if state.excess()[0] <= FAR:

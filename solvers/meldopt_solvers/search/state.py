@@ -416,14 +416,6 @@ class HomeState:
         t = self.tables
         return self.s.used - t.room > 0.5 * FEASIBILITY * t.memory_norm
 
-    def holds(self, places: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Say which experts have a copy at one of some places, (N,)."""
-        s = self.s
-        i, k = np.nonzero(np.arange(s.option.shape[1]) < s.copies[:, None])
-        found = np.zeros(len(s.copies), dtype=np.bool_)
-        found[i[places[self.tables.place[s.option[i, k]]]]] = True
-        return found
-
     def potential(self) -> float:
         """Objective plus what rows charge at the prices of now."""
         return float(self.run.potential(self.packed, self.live))
