@@ -23,7 +23,7 @@ from meldopt.score import score
 from meldopt.solver import DeterministicTime, MaxIterations, Status, StopReason, solve
 from meldopt.testing import SolverContract, contract_instance, same_plan
 from meldopt.tolerance import allowed
-from meldopt_solvers.relaxation import dual, kernels
+from meldopt_solvers.relaxation import dual, facility
 from meldopt_solvers.relaxation.bundle import draw_sample, maximise, members
 from meldopt_solvers.relaxation.dual import DualParams, DualSolver
 from meldopt_solvers.relaxation.pricing import Lagrangian
@@ -498,14 +498,14 @@ def priced_bare(block):
     return bare
 
 
-@pytest.mark.parametrize("many", [1, kernels.MANY])
+@pytest.mark.parametrize("many", [1, facility.MANY])
 @pytest.mark.parametrize("nodes", [0, 3, 100_000])
 def test_blocks_are_solved_exactly(nodes, many, monkeypatch):
     """With enough sets it finds the best and proves it; with few the bound holds.
 
     Also where a quick ascent leaves facilities out before.
     """
-    monkeypatch.setattr(kernels, "MANY", many)
+    monkeypatch.setattr(facility, "MANY", many)
     rng = np.random.default_rng(7)
     proved = 0
     for number in range(500):
@@ -513,7 +513,7 @@ def test_blocks_are_solved_exactly(nodes, many, monkeypatch):
         opening, way, _, forced, server, owner, most = block
         truth = min((cost for _, cost in all_sets(block)), default=np.inf)
         chosen = np.full(4 * most + 1, -1, dtype=np.int64)
-        lower, upper, count, _ = kernels.locate(
+        lower, upper, count, _ = facility.locate(
             opening,
             np.ascontiguousarray(way.T),
             way,
@@ -541,7 +541,7 @@ def test_blocks_are_solved_exactly(nodes, many, monkeypatch):
     assert nodes == 100_000 or 0 < proved < 500
 
 
-@pytest.mark.parametrize("steps", [0.5, 1.0, kernels.CAREFUL])
+@pytest.mark.parametrize("steps", [0.5, 1.0, facility.CAREFUL])
 def test_slacks_bound_every_set(steps):
     """A set costs at least the duals, its slacks, and what clients pay twice."""
     rng = np.random.default_rng(11)
@@ -551,7 +551,7 @@ def test_slacks_bound_every_set(steps):
         block = (opening, way, bare, np.zeros_like(forced), server, owner, most)
         slack, dual = np.empty(len(opening)), np.empty(len(bare))
         cost = np.ascontiguousarray(way.T)
-        lower = kernels.ascend(opening, cost, bare, server, owner, slack, dual, steps)
+        lower = facility.ascend(opening, cost, bare, server, owner, slack, dual, steps)
         assert (slack >= 0).all()
         for held, cost in all_sets(block):
             if np.isfinite(lower):

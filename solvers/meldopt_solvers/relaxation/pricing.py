@@ -19,7 +19,8 @@ from meldopt_solvers.search.tables import (
 )
 
 from . import kernels
-from .kernels import NONE, Blocks, Found, PriceTables
+from .facility import NONE
+from .kernels import Blocks, Found, PriceTables
 from .sampled import no_weights
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ import numpy as np
 from meldopt.score import token_hash
 from meldopt.tolerance import SHARE_SUM
 
-from .kernels import NONE
+from .facility import NONE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
