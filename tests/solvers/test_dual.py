@@ -803,3 +803,70 @@ def test_rows_without_a_plan_are_proved():
     result = DualSolver().solve(tight, stop=MaxIterations(300), seed=0)
     assert result.status is Status.INFEASIBLE
     assert result.bound is None
+
+
+PLAIN = dict.fromkeys(
+    [
+        "prune",
+        "fuse",
+        "similar",
+        "hosts",
+        "samples",
+        "zero_rate",
+        "memory",
+        "compute",
+        "link",
+        "budgets",
+        "quality",
+        "latency",
+        "trust",
+        "coverage",
+        "count",
+        "uniform",
+        "pin",
+        "forbid",
+        "max_copies",
+        "allow_missing",
+        "infeasible",
+        "multi_hop",
+        "integers",
+        "two_tiers",
+    ],
+    False,
+)
+
+
+@pytest.mark.parametrize("term", ["serial", "quality"])
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_may_fall_short_as_score_lets_them(seed, term):
+    """Calls that are left out within the tolerance of shares may be what fits a row."""
+    problem = random_case(seed, dataflow="home", terms=(term,), **PLAIN).problem
+    allowed = np.zeros_like(problem.allowed)
+    allowed[0, 0] = True
+    problem = problem.replace(
+        allowed=allowed, format_loss=np.zeros_like(problem.format_loss)
+    )
+    experts = np.arange(problem.num_experts, dtype=np.int64)
+    copies = np.stack([experts, 0 * experts, 0 * experts], axis=1)
+    q, i = np.nonzero(problem.calls[problem.application_of] > 0)
+
+    def served(share):
+        return Plan.of(
+            problem,
+            copies,
+            served=np.stack([q, i, i], axis=1),
+            served_share=np.full(len(q), share),
+        )
+
+    rows = score(problem, served(1.0)).rows
+    load = max(row.value for row in rows if row.row == "compute")
+    busy = np.full_like(problem.busy, load / (1 + 1.5e-6))
+    tight = problem.replace(busy=busy)
+    plan = served(1 - 0.99e-6)
+    objective = score(tight, plan).objective
+    assert score(tight, plan).feasible
+    for start in (None, plan):
+        solver = DualSolver(DualParams(threads=1))
+        result = solver.solve(tight, stop=MaxIterations(60), seed=0, start=start)
+        assert result.status is not Status.INFEASIBLE
+        assert result.bound is None or result.bound <= objective + 2e-6 * abs(objective)

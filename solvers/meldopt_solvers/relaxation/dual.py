@@ -223,7 +223,7 @@ class Bounding:
             self.point = point
         # Some block has no choice at all, or the rows leave no mix of choices.
         if point.value == math.inf or point.value > self.dearest:
-            self.impossible = True
+            self.impossible = not math.isfinite(self.best.objective)
             return True
         if math.isfinite(point.value):
             known = self.best.bound

@@ -156,6 +156,10 @@ class Lagrangian:
         # What `score` forgives: else a plan it accepts could lie below the bound.
         loads = slice(0, problem.num_places + len(self.load_rows))
         raw[loads] += np.maximum(FLOOR, FEASIBILITY * np.abs(raw[loads]))
+        # Shares may fall short of one, of all calls and of each segment.
+        segments = t.prune_width.shape[1] + t.fuse_width.shape[1]
+        loads = slice(problem.num_places, problem.num_places + len(self.load_rows))
+        raw[loads] += (1 + segments) * SHARE_SUM * np.abs(raw[loads])
         self.limit = raw
         self.scale = np.where(np.abs(raw) > 0, np.abs(raw), 1.0)
         self.num_rows = len(raw)
@@ -329,7 +333,8 @@ class Lagrangian:
         loss = top(t.loss, t.similar_loss, t.fuse_loss, t.prune_loss)
         call = serial * top(t.trip, t.transfer) + busy * work + nat * loss
         call += (t.bytes_out + t.bytes_back) * way
-        return (1.0 + FEASIBILITY) * call * float((t.rate @ t.calls[t.app_of]).sum())
+        total = (1.0 + FEASIBILITY) * call * float((t.rate @ t.calls[t.app_of]).sum())
+        return total if total > 0.0 else np.inf  # where nothing costs, nothing is told
 
     def at(
         self,
