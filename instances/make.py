@@ -275,7 +275,7 @@ def solve_all(
     time_limit: float,
     seed: int,
     open_only: bool,
-    gap: float | None,
+    gap: float | None = None,
 ) -> None:
     """Run solvers, each from the best plan known; keep the best plan and bound of any.
 

@@ -14,7 +14,13 @@ import pytest
 from meldopt import build_problem, read_instance, read_plan, score
 from meldopt.files import arrays_to_bytes, read_arrays
 from meldopt.generate import generate_with_plan
-from meldopt.library import best_plan, instance_names, read_index, write_index
+from meldopt.library import (
+    BestEntry,
+    best_plan,
+    instance_names,
+    read_index,
+    write_index,
+)
 from meldopt.plan import Plan
 
 FOLDER = Path(__file__).resolve().parents[1] / "instances"
@@ -260,6 +266,22 @@ def test_solve_keeps_the_best_of_all_solvers(tmp_path, monkeypatch, capsys):
     # What is proved is not solved again.
     make.solve_all([name], ["greedy"], time_limit=20, seed=0, open_only=True)
     assert capsys.readouterr().out == ""
+
+
+def test_near_enough_counts_as_closed():
+    """With a gap what is that near to proved is left alone; without a bound nothing."""
+    make = _script("make")
+
+    def known(bound):
+        return BestEntry(
+            objective=1.0, bound=bound, solver="auto", seed=0, version="0", date=""
+        )
+
+    assert make.closed(known(1.0), None)
+    assert not make.closed(known(0.998), None)
+    assert make.closed(known(0.998), 0.002 + 1e-12)
+    assert not make.closed(known(0.997), 0.002)
+    assert not make.closed(known(None), 0.002)
 
 
 def test_patterns_name_instances():
