@@ -22,7 +22,7 @@ from meldopt.problem import TERMS, CountRow, UniformGroup
 from meldopt.score import score
 from meldopt.solver import DeterministicTime, MaxIterations, Status, StopReason, solve
 from meldopt.testing import SolverContract, contract_instance, same_plan
-from meldopt.tolerance import allowed
+from meldopt.tolerance import SHARE_SUM, allowed
 from meldopt_solvers.relaxation import dual, facility
 from meldopt_solvers.relaxation.bundle import draw_sample, maximise, members
 from meldopt_solvers.relaxation.dual import DualParams, DualSolver
@@ -354,11 +354,18 @@ def test_loads_are_those_of_score(seed):
     rate = np.where(problem.application_rate > 0, problem.application_rate, 1.0)
     called = problem.application_rate > 0
     loads, limits = [], []
+    segments = problem.prune_width.shape[2] + problem.fuse_width.shape[2]
+    short = (1 + segments) * SHARE_SUM  # what shares may lack of one
+
+    def forgiven(limit, share=short):
+        wide = limit + allowed(limit)
+        return wide + share * abs(wide)
+
     for name in ("memory", "compute", "link", "budget"):
         for x, limit in value.get(name, ()):
             if np.isfinite(limit):
                 loads.append(x)
-                limits.append(limit + allowed(limit))
+                limits.append(forgiven(limit, 0.0 if name == "memory" else short))
     for name, targets in (
         ("quality", problem.quality_budget),
         ("latency", problem.latency_target),
@@ -368,7 +375,7 @@ def test_loads_are_those_of_score(seed):
         ):
             if called[g]:
                 loads.append(x * rate[g])
-                limits.append((limit + allowed(limit)) * rate[g])
+                limits.append(forgiven(limit) * rate[g])
     num = problem.num_places + len(lagrangian.load_rows)
     assert lagrangian.limit[:num] == pytest.approx(np.array(limits), rel=1e-9)
     use = point.use.sum(axis=0) * lagrangian.scale
