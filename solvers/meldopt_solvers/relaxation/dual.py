@@ -566,6 +566,7 @@ class DualRun:
         bounding, state = self.bounding, self.state
         begun = state.work
         point: Point | None = None
+        state.focus(bounding.near)  # it serves nothing else from here on
         for number in range(MOST):
             if bounding.impossible or self.best.spent():
                 return None
@@ -575,7 +576,6 @@ class DualRun:
             point = bounding.choice(self.rng)
             if point is None:
                 return None
-            state.focus(bounding.near)
             settle_point(
                 state,
                 bounding.lagrangian,
@@ -585,7 +585,6 @@ class DualRun:
                 spent=self.spent,
             )
             self.submit()
-        state.focus(None)
         return point
 
     def _searched(self) -> Lagrangian:
