@@ -505,6 +505,15 @@ def priced_bare(block):
     return bare
 
 
+def as_facilities(block):
+    """The block as the kernels take it."""
+    opening, way, _, forced, server, owner, most = block
+    cost = np.ascontiguousarray(way.T)
+    return facility.Facilities(
+        opening, cost, way, priced_bare(block), forced, server, owner, most
+    )
+
+
 @pytest.mark.parametrize("many", [1, facility.MANY])
 @pytest.mark.parametrize("nodes", [0, 3, 100_000])
 def test_blocks_are_solved_exactly(nodes, many, monkeypatch):
@@ -517,21 +526,12 @@ def test_blocks_are_solved_exactly(nodes, many, monkeypatch):
     proved = 0
     for number in range(500):
         block = random_block(rng, number)
-        opening, way, _, forced, server, owner, most = block
+        opening, most = block[0], block[-1]
         truth = min((cost for _, cost in all_sets(block)), default=np.inf)
         chosen = np.full(4 * most + 1, -1, dtype=np.int64)
+        near = np.zeros(len(opening), dtype=np.bool_)
         lower, upper, count, _ = facility.locate(
-            opening,
-            np.ascontiguousarray(way.T),
-            way,
-            priced_bare(block),
-            forced,
-            server,
-            owner,
-            most,
-            nodes,
-            chosen,
-            np.zeros(len(opening), dtype=np.bool_),
+            as_facilities(block), nodes, chosen, near
         )
         assert lower <= truth + 1e-9
         assert upper >= truth - 1e-9
@@ -557,8 +557,7 @@ def test_slacks_bound_every_set(steps):
         opening, way, bare, forced, server, owner, most = block
         block = (opening, way, bare, np.zeros_like(forced), server, owner, most)
         slack, dual = np.empty(len(opening)), np.empty(len(bare))
-        cost = np.ascontiguousarray(way.T)
-        lower = facility.ascend(opening, cost, bare, server, owner, slack, dual, steps)
+        lower = facility.ascend(as_facilities(block), opening, slack, dual, steps)
         assert (slack >= 0).all()
         for held, cost in all_sets(block):
             if np.isfinite(lower):

@@ -13,7 +13,7 @@ References
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -42,23 +42,31 @@ EXACT = 1e-11
 """Relative difference at which two values of a block are the same."""
 
 
+class Facilities(NamedTuple):
+    """One block: F facilities and K clients."""
+
+    opening: Floats  # (F,) cost of each facility
+    cost: Floats  # (K, F) of a client at a facility; inf: cannot serve
+    way: Floats  # (F, K) the same
+    bare: Floats  # (K,) if only the forced facilities serve; inf: must be served
+    forced: Bools  # (F,) facilities that are open
+    server: Ints  # (F,) where it is, and
+    owner: Ints  # (F,) of which expert: one copy of an expert on a server
+    most: int  # copies of an expert
+
+
 def ascend(
-    opening: Floats,
-    cost: Floats,
-    bare: Floats,
-    opt_server: Ints,
-    owner: Ints,
-    slack: Floats,
-    dual: Floats,
-    steps: float,
+    y: Facilities, opening: Floats, slack: Floats, dual: Floats, steps: float
 ) -> float:
     """Raise the duals of clients one after the other; return their sum.
 
     Each rises to its next server (past those nearer than one of so many steps, of the
     way to servers on average), or until a facility that it reaches already is paid for.
     ``slack`` becomes what is left of each facility's cost of opening: a set of
-    open facilities costs at least the sum plus its slacks.
+    open facilities costs at least the sum plus its slacks. ``opening`` takes the place
+    of that of the block: what is forced costs nothing more.
     """
+    cost, bare, server, owner = y.cost, y.bare, y.server, y.owner
     num_f = opening.shape[0]
     num_c = bare.shape[0]
     total = 0.0
@@ -66,12 +74,12 @@ def ascend(
     least = 0.0
     first = 0
     for f in range(num_f):  # one copy of an expert on a server: one gift at most
-        if opt_server[f] != opt_server[first] or owner[f] != owner[first]:
+        if server[f] != server[first] or owner[f] != owner[first]:
             first = f
         if f == first:
             least = 0.0
             n = f
-            while n < num_f and opt_server[n] == opt_server[f] and owner[n] == owner[f]:
+            while n < num_f and server[n] == server[f] and owner[n] == owner[f]:
                 least = min(least, opening[n])
                 n += 1
             total += least
@@ -86,11 +94,7 @@ def ascend(
         for f in range(num_f):
             x = cost[k, f]
             low = x if x < low else low
-            if (
-                f > 0
-                and opt_server[f] == opt_server[f - 1]
-                and owner[f] == owner[f - 1]
-            ):
+            if f > 0 and server[f] == server[f - 1] and owner[f] == owner[f - 1]:
                 near[k, num_s - 1] = min(near[k, num_s - 1], x)
             else:
                 near[k, num_s] = x
@@ -149,35 +153,24 @@ def ascend(
     return float(total)
 
 
-def may_join(
-    f: int, depth: int, stack: Ints, opt_server: Ints, owner: Ints, most: int
-) -> bool:
+def may_join(y: Facilities, f: int, depth: int, stack: Ints) -> bool:
     """Say whether a facility may stand beside those on the stack."""
     same = 0
     for d in range(depth):
         h = stack[d]
-        if owner[h] == owner[f]:
+        if y.owner[h] == y.owner[f]:
             same += 1
-            if opt_server[h] == opt_server[f]:
+            if y.server[h] == y.server[f]:
                 return False
-    return bool(same < most)
+    return bool(same < y.most)
 
 
-def greedy_set(
-    opening: Floats,
-    way: Floats,
-    bare: Floats,
-    forced: Bools,
-    listed: Bools,
-    opt_server: Ints,
-    owner: Ints,
-    most: int,
-    stack: Ints,
-) -> tuple[int, float]:
+def greedy_set(y: Facilities, listed: Bools, stack: Ints) -> tuple[int, float]:
     """Open the facility that gains most, again and again; return how many, and cost.
 
     Only those that are listed are looked at, and those that are forced.
     """
+    opening, way, bare, forced = y.opening, y.way, y.bare, y.forced
     num_f = opening.shape[0]
     num_c = bare.shape[0]
     least = bare.copy()
@@ -199,7 +192,7 @@ def greedy_set(
         for f in range(num_f):
             if forced[f] or not listed[f]:
                 continue
-            if not may_join(f, depth, stack, opt_server, owner, most):
+            if not may_join(y, f, depth, stack):
                 continue
             gain = -opening[f]
             served = 0
@@ -237,18 +230,10 @@ def greedy_set(
 
 
 def exchange(
-    opening: Floats,
-    way: Floats,
-    bare: Floats,
-    forced: Bools,
-    opt_server: Ints,
-    owner: Ints,
-    most: int,
-    stack: Ints,
-    number: int,
-    total: float,
+    y: Facilities, stack: Ints, number: int, total: float
 ) -> tuple[int, float]:
     """Drop, replace and add facilities while that helps; return as `greedy_set`."""
+    opening, way, bare, forced = y.opening, y.way, y.bare, y.forced
     num_f = opening.shape[0]
     num_c = bare.shape[0]
     deep = stack.shape[0]
@@ -289,7 +274,7 @@ def exchange(
                 for f in range(num_f):
                     if forced[f] or paid + opening[f] >= best:
                         continue
-                    if not may_join(f, size, stack, opt_server, owner, most):
+                    if not may_join(y, f, size, stack):
                         continue
                     value = paid + opening[f]
                     for k in range(num_c):
@@ -316,94 +301,46 @@ def exchange(
 
 
 def approach(
-    opening: Floats,
-    cost: Floats,
-    way: Floats,
-    bare: Floats,
-    forced: Bools,
-    opt_server: Ints,
-    owner: Ints,
-    most: int,
-    steps: float,
-    slack: Floats,
-    dual: Floats,
-    chosen: Ints,
+    y: Facilities, steps: float, slack: Floats, dual: Floats, chosen: Ints
 ) -> tuple[float, float, int]:
     """Return a bound by `ascend` and the cost and number of a `greedy_set`.
 
     Facilities that the duals pay for make a better start than any others.
     """
-    num_f = opening.shape[0]
+    num_f = y.opening.shape[0]
     fixed = 0.0
-    free = opening.copy()
+    free = y.opening.copy()
     for f in range(num_f):
-        if forced[f]:
-            fixed += opening[f]
+        if y.forced[f]:
+            fixed += y.opening[f]
             free[f] = 0.0
-    lower = fixed + ascend(free, cost, bare, opt_server, owner, slack, dual, steps)
+    lower = fixed + ascend(y, free, slack, dual, steps)
     if lower == np.inf:
         return np.inf, np.inf, 0
     paid_for = np.empty(num_f, dtype=np.bool_)
     for f in range(num_f):
-        paid_for[f] = forced[f] or slack[f] <= EXACT * abs(lower)
-    number, upper = greedy_set(
-        opening, way, bare, forced, paid_for, opt_server, owner, most, chosen
-    )
+        paid_for[f] = y.forced[f] or slack[f] <= EXACT * abs(lower)
+    number, upper = greedy_set(y, paid_for, chosen)
     if upper == np.inf:
         paid_for[:] = True
-        number, upper = greedy_set(
-            opening, way, bare, forced, paid_for, opt_server, owner, most, chosen
-        )
+        number, upper = greedy_set(y, paid_for, chosen)
     return lower, upper, number
 
 
 def search(
-    opening: Floats,
-    cost: Floats,
-    way: Floats,
-    bare: Floats,
-    forced: Bools,
-    opt_server: Ints,
-    owner: Ints,
-    most: int,
-    nodes: int,
-    chosen: Ints,
-    near: Bools,
+    y: Facilities, nodes: int, chosen: Ints, near: Bools
 ) -> tuple[float, float, int, int]:
     """Solve one block, of few facilities; see `locate`."""
+    opening, way, bare, forced = y.opening, y.way, y.bare, y.forced
     num_f = opening.shape[0]
     num_c = bare.shape[0]
     slack = np.empty(num_f)
     dual = np.empty(num_c)
-    lower, upper, number = approach(
-        opening,
-        cost,
-        way,
-        bare,
-        forced,
-        opt_server,
-        owner,
-        most,
-        CAREFUL,
-        slack,
-        dual,
-        chosen,
-    )
+    lower, upper, number = approach(y, CAREFUL, slack, dual, chosen)
     if lower == np.inf:
         return np.inf, np.inf, 0, 0
     if upper < np.inf and lower < upper - EXACT * abs(upper):
-        number, upper = exchange(
-            opening,
-            way,
-            bare,
-            forced,
-            opt_server,
-            owner,
-            most,
-            chosen,
-            number,
-            upper,
-        )
+        number, upper = exchange(y, chosen, number, upper)
     edge = upper - EXACT * abs(upper) if upper < np.inf else upper
     for f in range(num_f):
         near[f] = forced[f] or lower + slack[f] <= upper + NEAR * abs(upper)
@@ -474,7 +411,7 @@ def search(
             continue
         at[depth] = n + 1
         f = listed[n]
-        if not may_join(f, depth, stack, opt_server, owner, most):
+        if not may_join(y, f, depth, stack):
             continue
         seen += 1
         if seen > nodes:
@@ -517,17 +454,7 @@ def search(
 
 
 def locate(
-    opening: Floats,
-    cost: Floats,
-    way: Floats,
-    bare: Floats,
-    forced: Bools,
-    opt_server: Ints,
-    owner: Ints,
-    most: int,
-    nodes: int,
-    chosen: Ints,
-    near: Bools,
+    y: Facilities, nodes: int, chosen: Ints, near: Bools
 ) -> tuple[float, float, int, int]:
     """Solve one block.
 
@@ -536,18 +463,8 @@ def locate(
 
     Parameters
     ----------
-    opening
-        Cost of each facility, (F,).
-    cost, way
-        Of each client at each facility, (K, F), and transposed; inf: cannot serve.
-    bare
-        Of each client if only the forced facilities serve, (K,); inf: must be served.
-    forced
-        Facilities that are open.
-    opt_server, owner
-        Server and expert of a facility: one copy of an expert on a server.
-    most
-        Largest number of copies of an expert.
+    y
+        The block.
     nodes
         Sets to look at, at most; then the bound of the ascent is the answer.
     chosen
@@ -560,68 +477,41 @@ def locate(
     lower, upper, number, nodes
         Proven bound, cost of the facilities chosen, how many, and sets looked at.
     """
-    num_f = opening.shape[0]
-    num_c = bare.shape[0]
+    num_f = y.opening.shape[0]
+    num_c = y.bare.shape[0]
     if num_f < MANY:
-        return search(
-            opening,
-            cost,
-            way,
-            bare,
-            forced,
-            opt_server,
-            owner,
-            most,
-            nodes,
-            chosen,
-            near,
-        )
+        return search(y, nodes, chosen, near)
     slack = np.empty(num_f)
     dual = np.empty(num_c)
-    lower, upper, number = approach(
-        opening,
-        cost,
-        way,
-        bare,
-        forced,
-        opt_server,
-        owner,
-        most,
-        QUICK,
-        slack,
-        dual,
-        chosen,
-    )
+    lower, upper, number = approach(y, QUICK, slack, dual, chosen)
     if lower == np.inf:
         return np.inf, np.inf, 0, 0
     kept = np.empty(num_f, dtype=np.int64)
     num = 0
     for f in range(num_f):
-        if forced[f] or lower + slack[f] <= upper + NEAR * abs(upper):
+        if y.forced[f] or lower + slack[f] <= upper + NEAR * abs(upper):
             kept[num] = f
             num += 1
     kept = kept[:num]
-    less_cost = np.empty((num_c, num))
-    less_way = np.empty((num, num_c))
+    cost = np.empty((num_c, num))
+    way = np.empty((num, num_c))
     for n in range(num):
         for k in range(num_c):
-            less_way[n, k] = way[kept[n], k]
-            less_cost[k, n] = way[kept[n], k]
+            way[n, k] = y.way[kept[n], k]
+            cost[k, n] = y.way[kept[n], k]
+    few = Facilities(
+        y.opening[kept],
+        cost,
+        way,
+        y.bare,
+        y.forced[kept],
+        y.server[kept],
+        y.owner[kept],
+        y.most,
+    )
     picked = np.empty_like(chosen)
     close = np.zeros(num, dtype=np.bool_)
-    low, high, count, seen = search(
-        opening[kept],
-        less_cost,
-        less_way,
-        bare,
-        forced[kept],
-        opt_server[kept],
-        owner[kept],
-        most,
-        nodes,
-        picked,
-        close,
-    )
+    low, high, count, seen = search(few, nodes, picked, close)
     for n in range(num):
         near[kept[n]] = close[n]
     if high <= upper:

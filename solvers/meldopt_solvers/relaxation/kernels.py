@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .facility import FACILITY, NONE, locate
+from .facility import FACILITY, NONE, Facilities, locate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -351,7 +351,7 @@ def price_block(
     width = out.option.shape[1]
     chosen = np.empty(max(num_m * width, pinned), dtype=np.int64)
     near = np.zeros(num_f, dtype=np.bool_)
-    lower, upper, number, seen = locate(
+    facilities = Facilities(
         opening[:num_f],
         cost[:num_c],
         way,
@@ -360,10 +360,9 @@ def price_block(
         server,
         own,
         width,
-        min(nodes, SAMPLED_NODES) if sampled else nodes,
-        chosen,
-        near,
     )
+    most = min(nodes, SAMPLED_NODES) if sampled else nodes
+    lower, upper, number, seen = locate(facilities, most, chosen, near)
     for f in range(num_f):
         if near[f]:
             out.near[y.member[first + own[f]], opt[f]] = True
